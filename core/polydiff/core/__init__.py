@@ -1,0 +1,1 @@
+"""polydiff's shared core."""

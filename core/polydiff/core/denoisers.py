@@ -1,0 +1,277 @@
+"""Denoisers: the law of x_0 given x_t, from a network and a preconditioner or in closed form."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polydiff.core.data import Context, Data, Time, left, match_time
+from polydiff.core.distributions import Categorical, Distribution, Gated, Joint, Normal, Predicted
+from polydiff.core.processes import Discrete, LinearGaussian, Process, Product
+
+__all__ = [
+    "Denoiser",
+    "EpsPrediction",
+    "FieldPreconditioners",
+    "FunctionDenoiser",
+    "Karras",
+    "Model",
+    "Preconditioner",
+    "TokenLogits",
+    "VPrediction",
+    "VelocityPrediction",
+    "X0Prediction",
+]
+
+
+class Denoiser(nn.Module, ABC):
+    """The law of the clean sample given the noisy one.
+
+    ``sees_known`` says whether the denoiser is told which entries are given (``Context.known``); the loop holds known
+    entries clean for such a denoiser only, and refuses for others.
+    """
+
+    process: Process
+    sees_known: bool = False
+
+    @abstractmethod
+    def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
+        """Law of x_0 given x_t (``Joint`` of ``x0`` and ``x1`` where a latent source needs both)."""
+
+    def reverse(self, x_t: Data, t: Time, s: Time, ctx: Context) -> Distribution:
+        """Law of x_s given x_t, for flow maps and learned reverse laws only."""
+        raise TypeError(f"{type(self).__name__} predicts x_0 only: it has no reverse law of its own")
+
+    def nullify(self, ctx: Context) -> Context:
+        """The unconditional context of guidance."""
+        raise TypeError(f"{type(self).__name__} has no null condition: it cannot be guided without one")
+
+
+class FunctionDenoiser(Denoiser):
+    """A denoiser from ``f(x_t, t, ctx)``: exact denoisers, test doubles, regressors that are no networks.
+
+    >>> from polydiff.core.processes import Gaussian
+    >>> from polydiff.core.schedules import Cosine
+    >>> zero = FunctionDenoiser(Gaussian(Cosine()), lambda x, t, ctx: Normal(torch.zeros_like(x)))
+    >>> zero(torch.ones(2, 3), 0.5, Context()).mean.sum()
+    tensor(0.)
+    """
+
+    def __init__(self, process: Process, f: Callable[[Any, Time, Context], Distribution], sees_known: bool = False) -> None:
+        super().__init__()
+        self.process, self.f, self.sees_known = process, f, sees_known
+
+    def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
+        """``f(x_t, t, ctx)``."""
+        return self.f(x_t, t, ctx)
+
+
+# ------------------------------------------------------------------ preconditioners
+
+
+class Preconditioner(ABC):
+    """What the network is fed and how its output becomes a law: the only place that knows parametrisations."""
+
+    @abstractmethod
+    def inputs(self, process: Any, x_t: Any, t: Time, ctx: Context) -> tuple[Any, Any]:
+        """Network input and noise level ``(B, ...)``."""
+
+    @abstractmethod
+    def posterior(self, process: Any, raw: Any, x_t: Any, t: Time, ctx: Context) -> Distribution:
+        """Law of x_0 from the raw network output."""
+
+
+class _Linear(Preconditioner):
+    """Shared by the parametrisations of linear Gaussian processes: unit-variance input, ``−logsnr / 4`` as noise level."""
+
+    def inputs(self, process: LinearGaussian, x_t: Tensor, t: Time, ctx: Context) -> tuple[Tensor, Tensor]:
+        """``x_t / sqrt(a² + g²)`` where the source is not observed, else x_t; and the noise level."""
+        if process.observes_source or process.source is not None:
+            return x_t, match_time(t, x_t)
+        c = process.at(t)
+        level, power = match_time(_noise_level(c.a, c.g), x_t), c.a * c.a + c.g * c.g
+        if isinstance(power, float):
+            return (x_t if abs(power - 1) < 1e-9 else x_t * power**-0.5), level
+        return x_t * left(power, x_t) ** -0.5, level
+
+
+def _noise_level(a: Time, g: Time) -> Time:
+    """``log(g / a) / 2 = −logsnr / 4``: in [−5, 5]."""
+    if isinstance(a, float) and isinstance(g, float):
+        return 0.5 * math.log(g / a)
+    return 0.5 * (torch.as_tensor(g).log() - torch.as_tensor(a).log())
+
+
+class EpsPrediction(_Linear):
+    """The network predicts the noise: ``x̂_0 = (x_t − shift − g ε̂) / a``.
+
+    Source: Denoising Diffusion Probabilistic Models, 2020, arXiv 2006.11239.
+    """
+
+    def posterior(self, process: LinearGaussian, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:
+        """See ``Preconditioner``."""
+        if process.observes_source:
+            a, shift, g = (left(c, x_t) for c in process.coef(t, ctx))
+            return Normal((x_t - shift - g * raw) / a)
+        c = process.at(t)
+        a, g = left(c.a, x_t), left(c.g, x_t)
+        return Predicted(x_t, raw, 1 / a, -g / a)
+
+
+class X0Prediction(_Linear):
+    """The network predicts the clean sample."""
+
+    def posterior(self, process: LinearGaussian, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:
+        """See ``Preconditioner``."""
+        return Normal(raw)
+
+
+class VPrediction(_Linear):
+    """The network predicts ``v = a ε − g x_0`` (of the path rescaled to ``a² + g² = 1``): ``x̂_0 = a x_t − g v``.
+
+    Source: Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv 2202.00512.
+    """
+
+    def posterior(self, process: LinearGaussian, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:
+        """See ``Preconditioner``."""
+        a, shift, g = (left(c, x_t) for c in process.coef(t, ctx))
+        power = a * a + g * g
+        if not process.observes_source:
+            return Predicted(x_t, raw, a / power, -g * power**-0.5)
+        return Normal((a / power) * (x_t - shift) - (g * power**-0.5) * raw)
+
+
+class VelocityPrediction(_Linear):
+    """The network predicts ``dx/dt = a′ x_0 + g′ z``, noise minus data for the rectified flow.
+
+    Papers that run data at t = 1 are flipped here: their velocity is the negative of ours.
+    """
+
+    def posterior(self, process: LinearGaussian, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:
+        """See ``Preconditioner``."""
+        if process.observes_source:
+            raise TypeError("VelocityPrediction needs a path without observed source: use X0Prediction for bridges")
+        a, _, g, da, _, dg = (left(c, x_t) for c in process.at(t))
+        det = dg * a - da * g
+        return Predicted(x_t, raw, dg / det, -g / det)
+
+
+class Karras(Preconditioner):
+    """``x̂_0 = c_skip u + c_out F(c_in u)`` with u = x_t / a, σ = g / a and noise level ``log(σ) / 4``.
+
+    Args:
+        sigma_data: Standard deviation of the data; 1 for standardised data.
+
+    Source: Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv 2206.00364.
+    """
+
+    def __init__(self, sigma_data: float = 1.0) -> None:
+        self.sigma_data = sigma_data
+
+    def inputs(self, process: LinearGaussian, x_t: Tensor, t: Time, ctx: Context) -> tuple[Tensor, Tensor]:
+        """See ``Preconditioner``."""
+        a, shift, g = (left(c, x_t) for c in process.coef(t, ctx))
+        scale = (self.sigma_data**2 * a * a + g * g) ** -0.5
+        c = process.at(t)
+        return (x_t - shift) * scale, match_time(0.5 * _noise_level(c.a, c.g), x_t)
+
+    def posterior(self, process: LinearGaussian, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:
+        """See ``Preconditioner``."""
+        a, shift, g = (left(c, x_t) for c in process.coef(t, ctx))
+        var, s = self.sigma_data**2, self.sigma_data
+        power = var * a * a + g * g
+        if not process.observes_source:
+            return Predicted(x_t, raw, var * a / power, s * g * power**-0.5)
+        return Normal((var * a / power) * (x_t - shift) + (s * g * power**-0.5) * raw)
+
+
+class TokenLogits(Preconditioner):
+    """The network reads states and returns logits ``(B, ..., V)`` of the clean token.
+
+    For the absorbing process a token that shows is its own posterior (carry-over), whatever the network says.
+    """
+
+    def inputs(self, process: Discrete, x_t: Tensor, t: Time, ctx: Context) -> tuple[Tensor, Tensor]:
+        """The states, and t itself as noise level."""
+        return x_t, match_time(t, x_t)
+
+    def posterior(self, process: Discrete, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:
+        """See ``Preconditioner``."""
+        law = Categorical(raw.float() if raw.dtype in (torch.bfloat16, torch.float16) else raw)
+        return law if process.mask is None else Gated(x_t, x_t == process.mask, 1.0, law)
+
+
+class FieldPreconditioners(Preconditioner):
+    """One preconditioner a field of a ``Product``; the network maps dicts to dicts."""
+
+    def __init__(self, **fields: Preconditioner) -> None:
+        self.fields = fields
+
+    def inputs(self, process: Product, x_t: dict[str, Tensor], t: Time, ctx: Context) -> tuple[Any, Any]:
+        """Dicts of inputs and noise levels."""
+        pairs = {k: self.fields[k].inputs(p, x_t[k], t, c) for k, p, c in process.each(ctx)}
+        return {k: v[0] for k, v in pairs.items()}, {k: v[1] for k, v in pairs.items()}
+
+    def posterior(self, process: Product, raw: Any, x_t: dict[str, Tensor], t: Time, ctx: Context) -> Distribution:
+        """A ``Joint``."""
+        return Joint({k: self.fields[k].posterior(p, raw[k], x_t[k], t, c) for k, p, c in process.each(ctx)})
+
+
+# ------------------------------------------------------------------ the model
+
+
+class Model(Denoiser):
+    """A network with everything that makes it a denoiser.
+
+    Args:
+        network: ``network(x, noise_level, ctx) -> raw output``.
+        process: The corruption that it undoes.
+        preconditioner: Its parametrisation.
+        null: Values that replace conditions for guidance, by key of ``ctx.cond``: a number fills an integer or float
+            condition, a tensor is expanded.
+        sees_known: The network reads ``ctx.known`` and was trained with given entries.
+        autocast: Lower precision (``torch.bfloat16``) entered and left around the network alone.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Callable[[Any, Any, Context], Any],
+        process: Process,
+        preconditioner: Preconditioner,
+        *,
+        null: Mapping[str, Any] | None = None,
+        sees_known: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.process, self.preconditioner = network, process, preconditioner
+        self.null, self.sees_known, self.autocast = dict(null or {}), sees_known, autocast
+
+    def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
+        """See ``Denoiser``."""
+        process, pre = self.process, self.preconditioner
+        x, level = pre.inputs(process, x_t, t, ctx)
+        if self.autocast is None:
+            return pre.posterior(process, self.network(x, level, ctx), x_t, t, ctx)
+        device = next(iter(x.values())).device if isinstance(x, dict) else x.device
+        with torch.autocast(device.type, self.autocast) if self.autocast else nullcontext():
+            raw = self.network(x, level, ctx)
+        raw = {k: v.float() for k, v in raw.items()} if isinstance(raw, dict) else raw.float()
+        return pre.posterior(process, raw, x_t, t, ctx)
+
+    def nullify(self, ctx: Context) -> Context:
+        """``ctx`` with the null values in place of the conditions."""
+        if not self.null:
+            return super().nullify(ctx)
+        cond = dict(ctx.cond)
+        for key, value in self.null.items():
+            if key in cond:
+                old = cond[key]
+                cond[key] = torch.as_tensor(value, dtype=old.dtype, device=old.device).expand_as(old)
+        return ctx.replace(cond=cond)

@@ -1,0 +1,25 @@
+"""Laws: what denoisers return, what steps draw from, what objectives score."""
+
+from polydiff.core.distributions.base import Distribution
+from polydiff.core.distributions.categorical import Categorical, Gated
+from polydiff.core.distributions.joint import Joint
+from polydiff.core.distributions.mixture import Empirical, Implicit, Mixture
+from polydiff.core.distributions.noise import Noise, White, ZeroSum
+from polydiff.core.distributions.normal import Dirac, Normal
+from polydiff.core.distributions.predicted import Predicted
+
+__all__ = [
+    "Categorical",
+    "Dirac",
+    "Distribution",
+    "Empirical",
+    "Gated",
+    "Implicit",
+    "Joint",
+    "Mixture",
+    "Noise",
+    "Normal",
+    "Predicted",
+    "White",
+    "ZeroSum",
+]

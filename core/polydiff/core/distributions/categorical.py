@@ -1,0 +1,178 @@
+"""Laws over tokens: Categorical, and Gated for vocabularies too large to write every probability down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from polydiff.core.data import Data, Rng, index, left, masked_sum
+from polydiff.core.distributions.base import Distribution
+from polydiff.core.distributions.normal import Dirac
+
+
+@dataclass(eq=False)
+class Categorical(Distribution):
+    """Independent categories per element.
+
+    Args:
+        logits: ``(B, ..., S)``, unnormalised log-probabilities; −∞ excludes a state.
+    """
+
+    logits: Tensor
+    parts: Mapping[str, Distribution] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def delta(cls, x: Tensor, states: int, dtype: torch.dtype = torch.float64) -> Categorical:
+        """All mass of each element at the state ``x``."""
+        return cls(torch.nn.functional.one_hot(x, states).to(dtype).log())
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Normalised log-probabilities ``(B, ..., S)``."""
+        return self.logits.log_softmax(-1)
+
+    @property
+    def probs(self) -> Tensor:
+        """Probabilities ``(B, ..., S)``."""
+        return self.logits.softmax(-1)
+
+    def noise(self, rng: Rng) -> Tensor:
+        """One float64 uniform per element: float32 ones live on a grid that cuts rare states off."""
+        return rng.uniform(self.logits[..., 0])
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Inverse CDF in float64; a state without mass is never drawn."""
+        cdf = self.logits.double().softmax(-1).cumsum(-1)
+        total = cdf[..., -1:]
+        last = torch.searchsorted(cdf, total.contiguous())  # the last state with mass: rounding must not step past it
+        state = torch.searchsorted(cdf, (noise[..., None] * total).contiguous(), right=True)
+        return torch.minimum(state, last)[..., 0]
+
+    def whiten(self, x: Data) -> Tensor:
+        """The middle of the interval of uniforms that draw ``x``."""
+        p = self.logits.double().softmax(-1)
+        upper = p.cumsum(-1)
+        return ((upper - 0.5 * p) / upper[..., -1:]).gather(-1, x[..., None])[..., 0]  # type: ignore[index]
+
+    def log_prob(self, x: Data, mask: Data | None = None) -> Tensor:
+        """Log-probability in nats, ``(B,)``."""
+        return masked_sum(self.log_prob_per_element(x), mask)  # type: ignore[arg-type]
+
+    def log_prob_per_element(self, x: Tensor) -> Tensor:
+        """Log-probability of each element, ``(B, ...)``; −∞ for states that the law has never heard of (the mask)."""
+        states = self.logits.shape[-1]
+        found = self.log_probs.gather(-1, x.clamp_max(states - 1)[..., None])[..., 0]
+        return torch.where(x < states, found, -torch.inf)
+
+    def kl(self, other: Distribution, mask: Data | None = None) -> Tensor:
+        """``Σ p log(p/q)`` with 0 log 0 = 0; infinite where other excludes what self allows."""
+        if not isinstance(other, Categorical):
+            return super().kl(other, mask)
+        return masked_sum(self.kl_per_element(other), mask)  # type: ignore[arg-type]
+
+    def kl_per_element(self, other: Categorical) -> Tensor:
+        """KL of each element, ``(B, ...)``."""
+        p, q = self.log_probs, other.log_probs
+        return torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(-1)
+
+    def lerp(self, other: Distribution, w: float | Tensor) -> Distribution:
+        """Log-probabilities blended; a state that self excludes stays excluded.
+
+        A state that only ``other`` excludes has no finite blend for w > 1 and keeps the log-probability of self.
+        """
+        if isinstance(w, float) and w == 1.0:
+            return self
+        if not isinstance(other, Categorical):
+            return super().lerp(other, w)
+        p, q = self.log_probs, other.log_probs
+        weight = w if isinstance(w, float) else left(w, p).to(p.dtype)
+        if isinstance(w, float) and w == 0.0:
+            return other
+        blend = torch.lerp(q.nan_to_num(neginf=0.0), p.nan_to_num(neginf=0.0), weight)
+        inside = torch.as_tensor(weight, dtype=p.dtype, device=p.device)
+        blend = torch.where(q == -torch.inf, torch.where(inside < 1, -torch.inf, p), blend)
+        blend = torch.where((p == -torch.inf) & (inside != 0), -torch.inf, blend)
+        blend = torch.where(inside == 0, q, blend)
+        return Categorical(blend)
+
+    def expect(self, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """``Σ_k p_k f(k)``."""
+        states = torch.arange(self.logits.shape[-1], device=self.logits.device)
+        return (self.probs * f(states).to(self.logits.dtype)).sum(-1)
+
+
+@dataclass(eq=False)
+class Gated(Distribution):
+    """Each open element moves with probability ``p`` to a draw from ``inner``; all else stays as it is.
+
+    The forward kernel (``inner`` is the mask), the posterior (``p = 1``) and the reverse kernel of absorbing diffusion.
+    The gate is drawn first, so that only the moved rows of a large vocabulary are ever turned into probabilities.
+    ``inner`` must exclude the state that stays.
+
+    Args:
+        stay: States ``(B, ...)`` kept where nothing moves.
+        open: Bool ``(B, ...)``, True where a move is possible (masked positions, in the reverse direction).
+        p: Probability of a move, a float or a tensor that broadcasts from the left.
+        inner: Law of a moved element.
+    """
+
+    stay: Tensor
+    open: Tensor
+    p: float | Tensor
+    inner: Categorical | Dirac
+    parts: Mapping[str, Distribution] = field(default_factory=dict, repr=False)
+
+    def _gate(self) -> Tensor:
+        p = torch.as_tensor(self.p, dtype=torch.float64, device=self.stay.device)
+        return left(p, self.stay) if p.ndim else p
+
+    def noise(self, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Uniforms of the gate and of the value, for every element whether it opens or not."""
+        return rng.uniform(self.stay), rng.uniform(self.stay)
+
+    def draw(self, noise: tuple[Tensor, Tensor]) -> Tensor:
+        """Open the gates whose uniform lies under ``p``; draw these rows alone."""
+        gate, value = noise
+        rows = self.open & (gate < self._gate())
+        out = self.stay.clone()
+        out[rows] = index(self.inner, rows).draw(value[rows]).to(out.dtype)  # type: ignore[union-attr, arg-type]
+        return out
+
+    def log_prob(self, x: Data, mask: Data | None = None) -> Tensor:
+        """Log-probability in nats, ``(B,)``."""
+        assert isinstance(x, Tensor)
+        p = self._gate()
+        moved = p.log() + self.inner.log_prob_per_element(x).double()
+        return masked_sum(
+            torch.where(
+                self.open,
+                torch.where(x == self.stay, (-p).log1p(), moved),
+                torch.where(x == self.stay, 0.0, -torch.inf),
+            ),
+            mask,  # type: ignore[arg-type]
+        )
+
+    def kl(self, other: Distribution, mask: Data | None = None) -> Tensor:
+        """KL of the gates plus, weighted by the probability of a move, KL of the inner laws."""
+        if not isinstance(other, Gated) or not isinstance(other.inner, Categorical):
+            return super().kl(other, mask)
+        if not isinstance(self.inner, Categorical):
+            return super().kl(other, mask)
+        p, q = self._gate().expand(self.stay.shape), other._gate().expand(self.stay.shape)
+        gates = torch.stack([p, 1 - p], -1).log(), torch.stack([q, 1 - q], -1).log()
+        inner = self.inner.kl_per_element(other.inner)
+        total = Categorical(gates[0]).kl_per_element(Categorical(gates[1])) + torch.where(p > 0, p * inner, 0.0)
+        return masked_sum(torch.where(self.open, total, 0.0), mask)  # type: ignore[arg-type]
+
+    def lerp(self, other: Distribution, w: float | Tensor) -> Distribution:
+        """Blend of the inner laws; both must share the gate, as two posteriors at one ``x_t`` do."""
+        if isinstance(w, float) and w == 1.0:
+            return self
+        if not isinstance(other, Gated) or self.p is not other.p and self.p != other.p:
+            return super().lerp(other, w)
+        inner = self.inner.lerp(other.inner, w)
+        assert isinstance(inner, Categorical)
+        return Gated(self.stay, self.open, self.p, inner)

@@ -1,0 +1,35 @@
+"""Distances, tests and intervals shared by all modalities; features are plain (N, D) tensors or arrays."""
+
+from polydiff.core.evaluation.classifier import classifier_two_sample_test
+from polydiff.core.evaluation.discrepancy import mmd, mmd_permutation_test
+from polydiff.core.evaluation.features import Features
+from polydiff.core.evaluation.frechet import frechet_distance, frechet_from_moments
+from polydiff.core.evaluation.intervals import bootstrap_interval, wilson_interval
+from polydiff.core.evaluation.kernels import RBF, Kernel, Polynomial
+from polydiff.core.evaluation.memorisation import Memorisation, memorisation_test
+from polydiff.core.evaluation.prdc import PRDC, precision_recall_density_coverage
+from polydiff.core.evaluation.results import Interval, Score, TwoSampleTest
+from polydiff.core.evaluation.wasserstein import sliced_wasserstein, wasserstein_1d
+
+__all__ = [
+    "PRDC",
+    "RBF",
+    "Features",
+    "Interval",
+    "Kernel",
+    "Memorisation",
+    "Polynomial",
+    "Score",
+    "TwoSampleTest",
+    "bootstrap_interval",
+    "classifier_two_sample_test",
+    "frechet_distance",
+    "frechet_from_moments",
+    "memorisation_test",
+    "mmd",
+    "mmd_permutation_test",
+    "precision_recall_density_coverage",
+    "sliced_wasserstein",
+    "wasserstein_1d",
+    "wilson_interval",
+]

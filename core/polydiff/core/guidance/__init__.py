@@ -1,0 +1,5 @@
+"""Guidance: denoisers around denoisers, one method a file."""
+
+from polydiff.core.guidance.classifier_free import ClassifierFree
+
+__all__ = ["ClassifierFree"]

@@ -1,0 +1,138 @@
+"""Discrete diffusion: absorbing (masked), uniform and marginal-prior corruption in one formula."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from polydiff.core.data import Context, Data, Time, left
+from polydiff.core.distributions import Categorical, Dirac, Distribution, Gated
+from polydiff.core.processes.base import Process
+from polydiff.core.schedules import LogLinear, Schedule
+
+
+class Discrete(Process):
+    """``q(x_t | x_0) = alpha_t δ(x_0) + (1 − alpha_t) pi`` over S states.
+
+    Args:
+        pi: Stationary probabilities ``(S,)``; the absorbing process has all mass on the mask state.
+        schedule: ``alpha_t`` is the probability that an element has not been corrupted.
+        mask: Index of the mask state for absorbing processes, which is never a clean state.
+
+    Source: Structured Denoising Diffusion Models in Discrete State-Spaces, 2021, arXiv 2107.03006; Simplified and
+    Generalized Masked Diffusion for Discrete Data, 2024, arXiv 2406.04329.
+    """
+
+    pi: Tensor
+
+    def __init__(self, pi: Tensor, schedule: Schedule | None = None, mask: int | None = None) -> None:
+        super().__init__()
+        if pi.ndim != 1 or bool((pi < 0).any()) or abs(float(pi.sum()) - 1) > 1e-6:
+            raise ValueError("pi must be a vector of probabilities that sum to 1")
+        self.register_buffer("pi", pi.double())
+        self.schedule = LogLinear() if schedule is None else schedule
+        self.mask = mask
+
+    @classmethod
+    def absorbing(cls, vocab: int, schedule: Schedule | None = None) -> Discrete:
+        """Tokens 0 … vocab − 1 turn into the mask state ``vocab``."""
+        return cls(nn.functional.one_hot(torch.tensor(vocab), vocab + 1).double(), schedule, mask=vocab)
+
+    @classmethod
+    def uniform(cls, states: int, schedule: Schedule | None = None) -> Discrete:
+        """States turn into any state with equal probability."""
+        return cls(torch.full((states,), 1 / states, dtype=torch.float64), schedule)
+
+    @classmethod
+    def marginal_prior(cls, frequencies: Tensor, schedule: Schedule | None = None) -> Discrete:
+        """States turn into states at their frequency in the data (DiGress)."""
+        return cls(frequencies.double() / frequencies.double().sum(), schedule)
+
+    @property
+    def states(self) -> int:
+        """Number of states of x_t, the mask included."""
+        return len(self.pi)
+
+    def _alpha(self, t: Time, x: Tensor) -> Tensor:
+        """``alpha_t`` with a state axis to broadcast against ``(B, ..., S)``."""
+        alpha = torch.as_tensor(self.schedule.at(t).a, dtype=torch.float64, device=self.pi.device)
+        return left(alpha, x)[..., None] if alpha.ndim else alpha
+
+    def prior(self, like: Data, ctx: Context = Context()) -> Distribution:
+        """``pi`` for every element."""
+        assert isinstance(like, Tensor)
+        if self.mask is not None:
+            return Dirac(torch.full_like(like, self.mask))
+        return Categorical(self.pi.log().expand(*like.shape, -1))
+
+    def marginal(self, x: Data, t: Time, ctx: Context = Context(), *, since: Time | None = None) -> Distribution:
+        """See ``Process``; between two times alpha is the ratio."""
+        assert isinstance(x, Tensor)
+        alpha = self._alpha(t, x) if since is None else self._alpha(t, x) / self._alpha(since, x)
+        if since is not None and self.mask is not None:
+            alpha = torch.nan_to_num(alpha, nan=0.0)  # both fully masked
+        if self.mask is not None:
+            hide = 1 - (alpha[..., 0] if alpha.ndim else alpha)
+            return Gated(x, x != self.mask, hide, Dirac(torch.full_like(x, self.mask)))
+        hot = nn.functional.one_hot(x, self.states).to(alpha)
+        return Categorical((alpha * hot + (1 - alpha) * self.pi).log())
+
+    def transition(
+        self, x_t: Data, posterior: Distribution, t: Time, s: Time, ctx: Context = Context(), *, eta: float = 1.0
+    ) -> Distribution:
+        """``Σ_k p(x_0 = k) q(x_s | x_t, x_0 = k)``, exactly and in O(S) per element."""
+        assert isinstance(x_t, Tensor)
+        if eta != 1.0:
+            raise ValueError(f"eta={eta}: a discrete process has only its Markov posterior, eta=1")
+        a_t, a_s = self._alpha(t, x_t), self._alpha(s, x_t)
+        if self.mask is not None:
+            reveal = ((a_s - a_t) / (1 - a_t).clamp_min(1e-300)).clamp(0, 1)
+            return Gated(x_t, x_t == self.mask, reveal[..., 0] if reveal.ndim else reveal, self.clean(posterior))
+        # q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0), both of rank one plus diagonal.
+        p0 = self.clean(posterior).probs.to(a_t)
+        hot, pi_t, ratio = nn.functional.one_hot(x_t, self.states).to(a_t), self.pi[x_t][..., None], a_t / a_s
+        weight = p0 / (a_t * hot + (1 - a_t) * pi_t).clamp_min(1e-300)
+        law = (ratio * hot + (1 - ratio) * pi_t) * (a_s * weight + (1 - a_s) * self.pi * weight.sum(-1, keepdim=True))
+        return Categorical(law.log())
+
+    def clean(self, posterior: Distribution) -> Categorical:
+        """The posterior as a Categorical over clean states."""
+        if isinstance(posterior, Gated):
+            return self.clean(posterior.inner)
+        if isinstance(posterior, Dirac):
+            assert isinstance(posterior.value, Tensor)
+            return Categorical.delta(posterior.value, self.states if self.mask is None else self.states - 1)
+        if not isinstance(posterior, Categorical):
+            raise TypeError(f"a discrete process needs a law over tokens, not {type(posterior).__name__}")
+        return posterior
+
+    def loss(self, posterior: Distribution, x0: Data, x_t: Data, t: Time, ctx: Context = Context()) -> Data:
+        """Cross-entropy of the clean token in nats; for the absorbing process at masked positions only."""
+        assert isinstance(x0, Tensor)
+        nats = -self.clean(posterior).log_probs.gather(-1, x0[..., None])[..., 0]
+        return nats if self.mask is None else torch.where(x_t == self.mask, nats, 0.0)
+
+    def bound(self, posterior: Distribution, x0: Data, x_t: Data, t: Time, ctx: Context = Context()) -> Data | None:
+        """NELBO integrand in nats: ``−alpha′/(1 − alpha) · cross-entropy`` where masked; a KL of jump rates otherwise."""
+        assert isinstance(x0, Tensor) and isinstance(x_t, Tensor)
+        c = self.schedule.at(t)
+        a, da = (torch.as_tensor(u, dtype=torch.float64, device=x0.device) for u in (c.a, c.da))
+        if self.mask is not None:
+            return left(-da / (1 - a), x0) * self.loss(posterior, x0, x_t, t, ctx)
+        return self._jump_bound(posterior, x0, x_t, a, da)
+
+    def _jump_bound(self, posterior: Distribution, x0: Tensor, x_t: Tensor, a: Tensor, da: Tensor) -> Tensor:
+        """``Σ_{y ≠ x} R̂ − R + R log(R/R̂)`` with reverse rates ``R(x → y) = rate · pi_x · q_t(y | x_0) / q_t(x | x_0)``."""
+        wide = a[..., None] if a.ndim == 0 else left(a, x0)[..., None]
+        rate = -da / a if a.ndim == 0 else left(-da / a, x0)
+
+        def ratios(p0: Tensor) -> Tensor:
+            hot = nn.functional.one_hot(x_t, self.states).to(p0)
+            pi_x = self.pi[x_t][..., None]
+            weight = p0 / (wide * hot + (1 - wide) * pi_x).clamp_min(1e-300)
+            return wide * weight + (1 - wide) * self.pi * weight.sum(-1, keepdim=True)
+
+        true, model = ratios(nn.functional.one_hot(x0, self.states).double()), ratios(self.clean(posterior).probs.double())
+        terms = model - true + torch.where(true > 0, true * (true / model.clamp_min(1e-300)).log(), 0.0)
+        terms = terms.scatter(-1, x_t[..., None], 0.0)
+        return rate * self.pi[x_t] * terms.sum(-1)

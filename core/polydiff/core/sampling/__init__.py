@@ -1,0 +1,30 @@
+"""Sampling: the one loop, and one family of steps a file."""
+
+from polydiff.core.sampling.ancestral import Ancestral
+from polydiff.core.sampling.churn import Churn
+from polydiff.core.sampling.controls import Replace
+from polydiff.core.sampling.loop import sample, systematic, trajectory
+from polydiff.core.sampling.multistep import DPMSolverPP
+from polydiff.core.sampling.ode import Euler, Heun
+from polydiff.core.sampling.per_field import PerField
+from polydiff.core.sampling.sampler import Chain, Sampler
+from polydiff.core.sampling.step import Control, OneCall, Step, Transition
+
+__all__ = [
+    "Ancestral",
+    "Chain",
+    "Churn",
+    "Control",
+    "DPMSolverPP",
+    "Euler",
+    "Heun",
+    "OneCall",
+    "PerField",
+    "Replace",
+    "Sampler",
+    "Step",
+    "Transition",
+    "sample",
+    "systematic",
+    "trajectory",
+]

@@ -1,0 +1,8 @@
+"""Data sets, as the arrays they are stored in; imports neither the core nor a modality."""
+
+from polydiff.datasets.cifar import CIFAR10_CLASSES, cifar10_jpeg
+from polydiff.datasets.folder import data_folder
+from polydiff.datasets.handwritten import digits, mnist
+from polydiff.datasets.labelled import LabelledImages
+
+__all__ = ["CIFAR10_CLASSES", "LabelledImages", "cifar10_jpeg", "data_folder", "digits", "mnist"]
