@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from polydiff.core.data import Context, Data, Time, left, match_time
 from polydiff.core.distributions import Categorical, Distribution, Gated, Joint, Normal, Predicted
 from polydiff.core.processes import Discrete, LinearGaussian, Process, Product
+from polydiff.core.schedules import Schedule
 
 __all__ = [
     "Denoiser",
@@ -148,9 +149,10 @@ class VPrediction(_Linear):
 
 
 class VelocityPrediction(_Linear):
-    """The network predicts ``dx/dt = a′ x_0 + g′ z``, noise minus data for the rectified flow.
+    """The network predicts ``dx/du = a′ x_0 + g′ z`` in the natural time u of the schedule: noise minus data for flows.
 
-    Papers that run data at t = 1 are flipped here: their velocity is the negative of ours.
+    (u is t but for the e⁻¹⁰ at either end that keeps the log-SNR finite.) Papers that run data at t = 1 are flipped
+    here: their velocity is the negative of ours.
     """
 
     def posterior(self, process: LinearGaussian, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:
@@ -158,8 +160,9 @@ class VelocityPrediction(_Linear):
         if process.observes_source:
             raise TypeError("VelocityPrediction needs a path without observed source: use X0Prediction for bridges")
         a, _, g, da, _, dg = (left(c, x_t) for c in process.at(t))
+        low, high = process.path.range if isinstance(process.path, Schedule) else (0.0, 1.0)
         det = dg * a - da * g
-        return Predicted(x_t, raw, dg / det, -g / det)
+        return Predicted(x_t, raw, dg / det, -(high - low) * g / det)
 
 
 class Karras(Preconditioner):

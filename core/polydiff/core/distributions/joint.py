@@ -58,6 +58,8 @@ class Joint(Distribution):
 
     def lerp(self, other: Distribution, w: float | Tensor) -> Distribution:
         """Blend field by field."""
+        if isinstance(w, float) and w == 1.0:
+            return self
         if not isinstance(other, Joint):
             return super().lerp(other, w)
         return Joint({k: d.lerp(other.fields[k], w) for k, d in self.fields.items()})

@@ -58,7 +58,7 @@ class Normal(Distribution):
 
     def sample(self, rng: Rng | None) -> Tensor:
         """The mean itself where std is the float 0, else a draw."""
-        if self.std == 0.0 and isinstance(self.std, float):
+        if isinstance(self.std, float) and self.std == 0.0:
             return self.mean
         if rng is None:
             raise ValueError("this transition is random: pass an Rng")

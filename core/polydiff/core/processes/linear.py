@@ -117,7 +117,7 @@ class LinearGaussian(ContinuousProcess):
         if isinstance(z, float):
             shift = self._shift(to.b, ctx) - z * self._shift(at.b, ctx) if self.observes_source else 0.0
             return posterior.combine(to.a - z * at.a, x_t, z, shift, rho)
-        z, rho = left(z, x_t), left(rho, x_t)
+        z, rho = left(z, x_t), rho if isinstance(rho, float) else left(rho, x_t)
         shift = left(self._shift(to.b, ctx), x_t) - z * left(self._shift(at.b, ctx), x_t)
         return posterior.combine(left(to.a, x_t) - z * left(at.a, x_t), x_t, z, shift, rho)
 
@@ -141,6 +141,8 @@ class LinearGaussian(ContinuousProcess):
             rho = eta * h * math.sqrt(max(1.0 - ratio * ratio, 0.0))
             return math.sqrt(max(h * h - rho * rho, 0.0)) / g, rho
         g, h = torch.as_tensor(g), torch.as_tensor(h)
+        if eta == 0.0 and not self.observes_source:
+            return h / g, 0.0
         safe = torch.where(g > 0, g, 1.0)
         k = torch.as_tensor(at.a / to.a) if self.markov else torch.ones_like(g)
         rho = eta * h * (1 - (k * h / safe) ** 2).clamp_min(0).sqrt()
