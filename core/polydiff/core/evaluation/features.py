@@ -51,7 +51,8 @@ def as_pair(x: Features, y: Features, names: tuple[str, str] = ("x", "y"), at_le
     a, b = as_features(x, names[0], at_least), as_features(y, names[1], at_least)
     if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"features {names[0]} have {a.shape[1]} columns and {names[1]} have {b.shape[1]}; one extractor must make both"
+            f"features {names[0]} have {a.shape[1]} columns and {names[1]} have {b.shape[1]}; one extractor must make "
+            "both"
         )
     return a, b.to(a.device)
 

@@ -66,6 +66,7 @@ class RBF:
         return RBF(h)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Kernel matrix (N, M)."""
         if self.bandwidth is None:
             raise ValueError("this RBF has no bandwidth yet; give one or call fitted(pooled) first")
         return squared_distances(x, y).mul_(-0.5 / self.bandwidth**2).exp_()
@@ -98,4 +99,5 @@ class Polynomial:
         return self
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Kernel matrix (N, M)."""
         return (x @ y.T).div_(x.shape[1]).add_(self.offset).pow_(self.degree)

@@ -1,0 +1,27 @@
+"""Images: generate, inpaint, interpolate, score."""
+
+from polydiff.images.data import ImageCodec, grid
+from polydiff.images.generator import ImageGenerator, ImageLikelihood
+from polydiff.images.masks import random_masks
+from polydiff.images.metrics import Figure, ImageReport, SmallConvFeatures, evaluate
+from polydiff.images.networks import DiT, UNet
+from polydiff.images.recipes import ImageConfig, cifar10, digits, dit_s, mnist
+
+__all__ = [
+    "DiT",
+    "Figure",
+    "ImageCodec",
+    "ImageConfig",
+    "ImageGenerator",
+    "ImageLikelihood",
+    "ImageReport",
+    "SmallConvFeatures",
+    "UNet",
+    "cifar10",
+    "digits",
+    "dit_s",
+    "evaluate",
+    "grid",
+    "mnist",
+    "random_masks",
+]

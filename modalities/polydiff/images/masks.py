@@ -1,0 +1,43 @@
+"""Random masks of given pixels: how a model learns to be told part of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from polydiff.core.data import Data, Rng
+
+
+def random_masks(share: float) -> Callable[[Data, Rng], Data]:
+    """``known(x0, rng)`` for ``Denoising``: masks ``(B, 1, H, W)``, True where a pixel is given.
+
+    A share of the samples gets masks, the others are generated whole. A mask is a random box that is either given or
+    missing (half each), or single pixels given at a random rate, so that halves, holes and scattered pixels all occur.
+
+    Args:
+        share: Probability that a sample has a mask.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share}: must be a probability")
+
+    def draw(x0: Data, rng: Rng) -> Tensor:
+        assert isinstance(x0, Tensor)
+        n, _, h, w = x0.shape
+        u = rng.uniform(x0.new_empty(n, 9, dtype=torch.float64))
+        rows, columns = (_interval(u[:, i], u[:, i + 1], size) for i, size in ((0, h), (2, w)))
+        box = rows[:, :, None] & columns[:, None, :]
+        box = torch.where(u[:, 4, None, None] < 0.5, box, ~box)
+        scattered = rng.uniform(x0.new_empty(n, h, w, dtype=torch.float64)) < u[:, 5, None, None]
+        mask = torch.where(u[:, 6, None, None] < 0.7, box, scattered)
+        return (mask & (u[:, 7, None, None] < share))[:, None]
+
+    return draw
+
+
+def _interval(a: Tensor, b: Tensor, size: int) -> Tensor:
+    """Positions between two uniform ends, ``(B, size)``; at least one."""
+    low, high = (torch.minimum(a, b) * size).floor(), (torch.maximum(a, b) * size).floor()
+    at = torch.arange(size, device=a.device)
+    return (at >= low[:, None]) & (at <= high[:, None])
