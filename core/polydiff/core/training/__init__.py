@@ -1,0 +1,47 @@
+"""Training: objectives, what they practise on, and the trainer."""
+
+from polydiff.core.training.batches import Batch, Batches
+from polydiff.core.training.checkpoint import CorruptCheckpoint, read_artifact, write_artifact
+from polydiff.core.training.couplings import Coupling, Independent, MinibatchOT
+from polydiff.core.training.ema import EMA
+from polydiff.core.training.loss import Loss, Objective
+from polydiff.core.training.objective import Denoising
+from polydiff.core.training.schedule import Constant, WarmupCosine, WarmupLinear
+from polydiff.core.training.times import LogitNormal, LogNormalSigma, TimeLaw, Uniform
+from polydiff.core.training.trainer import History, NonFinite, Phase, Trainer
+from polydiff.core.training.weights import P2, SNR, EDMWeight, Flat, MinSNR, Sigmoid, VelocityWeight, VWeight, Weight
+
+__all__ = [
+    "EMA",
+    "P2",
+    "SNR",
+    "Batch",
+    "Batches",
+    "Constant",
+    "CorruptCheckpoint",
+    "Coupling",
+    "Denoising",
+    "EDMWeight",
+    "Flat",
+    "History",
+    "Independent",
+    "LogNormalSigma",
+    "LogitNormal",
+    "Loss",
+    "MinSNR",
+    "MinibatchOT",
+    "NonFinite",
+    "Objective",
+    "Phase",
+    "Sigmoid",
+    "TimeLaw",
+    "Trainer",
+    "Uniform",
+    "VWeight",
+    "VelocityWeight",
+    "WarmupCosine",
+    "WarmupLinear",
+    "Weight",
+    "read_artifact",
+    "write_artifact",
+]
