@@ -1,11 +1,12 @@
 """Images: generate, inpaint, interpolate, score."""
 
+from polydiff.images import recipes
 from polydiff.images.data import ImageCodec, grid
 from polydiff.images.generator import ImageGenerator, ImageLikelihood
 from polydiff.images.masks import random_masks
 from polydiff.images.metrics import Figure, ImageReport, SmallConvFeatures, evaluate
 from polydiff.images.networks import DiT, UNet
-from polydiff.images.recipes import ImageConfig, cifar10, digits, dit_s, mnist
+from polydiff.images.recipes import ImageConfig
 
 __all__ = [
     "DiT",
@@ -17,11 +18,8 @@ __all__ = [
     "ImageReport",
     "SmallConvFeatures",
     "UNet",
-    "cifar10",
-    "digits",
-    "dit_s",
     "evaluate",
     "grid",
-    "mnist",
     "random_masks",
+    "recipes",
 ]

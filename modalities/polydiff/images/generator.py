@@ -19,10 +19,8 @@ from polydiff.core.generator import Generator
 from polydiff.core.guidance import ClassifierFree
 from polydiff.core.sampling import Ancestral, Chain, DPMSolverPP, Sampler, sample
 from polydiff.core.schedules import logsnr_times, uniform_times
-from polydiff.core.training.batches import Batches
-from polydiff.core.training.ema import EMA
-from polydiff.core.training.objective import Denoising
-from polydiff.core.training.trainer import History, Phase, Trainer
+from polydiff.core.training import EMA, Batches, Denoising, History, Phase, Trainer, WarmupCosine
+from polydiff.core.training.checkpoint import config_to_json
 from polydiff.images.data import ImageCodec, Output, as_array, check_labels
 from polydiff.images.masks import random_masks
 from polydiff.images.networks import DiT, UNet
@@ -57,8 +55,8 @@ class ImageGenerator(Generator):
     """Learns the distribution of a set of images.
 
     Args:
-        config: A recipe (``digits()``, ``mnist()``, ``cifar10()``, ``dit_s()`` or your own ``ImageConfig``); chosen by
-            image size if left out.
+        config: A recipe (``recipes.digits()``, ``mnist()``, ``cifar10()``, ``dit_s()``) or your own ``ImageConfig``;
+            chosen by image size if left out.
         seed: Of weights, data order and training noise.
         device: Where to run; the best one at hand if left out.
 
@@ -93,6 +91,7 @@ class ImageGenerator(Generator):
             network = (
                 UNet(
                     codec.channels,
+                    patch=c.patch,
                     width=c.width,
                     multipliers=c.multipliers,
                     blocks=c.blocks,
@@ -119,6 +118,7 @@ class ImageGenerator(Generator):
             preconditioner_of(c),
             null={"label": classes} if classes else None,
             sees_known=told,
+            autocast=torch.bfloat16 if c.precision == "bf16" else None,
         ).to(self.device)
 
     # -------------------------------------------------------------- fitting
@@ -184,19 +184,18 @@ class ImageGenerator(Generator):
         callbacks: Iterable[Callable[..., None]],
         progress: bool | None,
     ) -> Trainer:
-        from polydiff.core.training.schedule import WarmupCosine
-
         c: ImageConfig = self.config
         optimiser = torch.optim.AdamW(model.parameters(), lr=c.lr, betas=(0.9, 0.99), weight_decay=c.weight_decay)
         phase = Phase(objective, optimiser, schedule=WarmupCosine(min(c.warmup, max(steps // 10, 1)), steps))
         return Trainer(
             [phase],
             ema=EMA(objective, decay=c.ema),
-            precision=c.precision,
             seed=self.seed,
+            device=self.device,
             run_dir=run_dir,
             callbacks=list(callbacks),
             progress=progress,
+            fingerprint=config_to_json(c),
         )
 
     # -------------------------------------------------------------- sampling

@@ -26,7 +26,7 @@ class ImageConfig:
         multipliers: Channel factors of the U-Net's levels.
         blocks: Residual blocks a level.
         attention: Levels of the U-Net with self-attention (0 is the finest).
-        patch: Patch side of the transformer.
+        patch: Side of the squares of pixels that are folded into one position first.
         depth: Blocks of the transformer.
         heads: Attention heads of the transformer.
         dropout: In the residual blocks.
@@ -53,7 +53,7 @@ class ImageConfig:
     multipliers: tuple[int, ...] = (1, 2, 2)
     blocks: int = 2
     attention: tuple[int, ...] = (2,)
-    patch: int = 2
+    patch: int = 1
     depth: int = 6
     heads: int = 4
     dropout: float = 0.0
@@ -139,12 +139,16 @@ def _pick(kinds: dict[str, T], field: str, name: str) -> T:
 
 def digits() -> ImageConfig:
     """scikit-learn's 8×8 digits in under a minute on two cores."""
-    return ImageConfig(width=48, multipliers=(1, 2), blocks=2, attention=(1,), steps=1500, batch_size=128, lr=2e-3, ema=0.995)
+    return ImageConfig(
+        width=32, multipliers=(1, 2), blocks=1, attention=(), steps=800, batch_size=128, lr=3e-3, warmup=50, ema=0.99
+    )
 
 
 def mnist() -> ImageConfig:
     """MNIST, 28×28, in under twenty minutes on two cores."""
-    return ImageConfig(width=32, multipliers=(1, 2, 4), blocks=1, attention=(2,), steps=5000, batch_size=128, ema=0.998)
+    return ImageConfig(
+        patch=2, width=48, multipliers=(1, 2), blocks=2, attention=(1,), steps=6000, batch_size=128, lr=2e-3, ema=0.998
+    )
 
 
 def cifar10() -> ImageConfig:
@@ -173,6 +177,7 @@ def dit_s() -> ImageConfig:
     """A small diffusion transformer (12 blocks of width 384) trained as a rectified flow, for one GPU."""
     return ImageConfig(
         network="dit",
+        patch=2,
         width=384,
         depth=12,
         heads=6,
