@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from polydiff.core.data import Context, Data, Time, left, match_time
 from polydiff.core.distributions import Categorical, Distribution, Gated, Joint, Normal, Predicted
 from polydiff.core.processes import Discrete, LinearGaussian, Process, Product
-from polydiff.core.schedules import Schedule
+from polydiff.core.schedules import VP, Schedule
 
 __all__ = [
     "Denoiser",
@@ -92,14 +92,15 @@ class _Linear(Preconditioner):
     """Shared by the parametrisations of linear Gaussian processes: unit-variance input, ``−logsnr / 4`` as noise level."""
 
     def inputs(self, process: LinearGaussian, x_t: Tensor, t: Time, ctx: Context) -> tuple[Tensor, Tensor]:
-        """``x_t / sqrt(a² + g²)`` where the source is not observed, else x_t; and the noise level."""
+        """``x_t / sqrt(a² + g²)`` where the source is not observed, else x_t; known entries as given; the noise level."""
         if process.observes_source or process.source is not None:
             return x_t, match_time(t, x_t)
         c = process.at(t)
-        level, power = match_time(_noise_level(c.a, c.g), x_t), c.a * c.a + c.g * c.g
-        if isinstance(power, float):
-            return (x_t if abs(power - 1) < 1e-9 else x_t * power**-0.5), level
-        return x_t * left(power, x_t) ** -0.5, level
+        level = match_time(_noise_level(c.a, c.g), x_t)
+        if isinstance(process.path, VP):
+            return x_t, level
+        power = left(c.a * c.a + c.g * c.g, x_t)
+        return ctx.hold(x_t * power**-0.5), level  # type: ignore[return-value]
 
 
 def _noise_level(a: Time, g: Time) -> Time:
