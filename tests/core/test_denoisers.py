@@ -238,5 +238,7 @@ def test_guided_model_samples_what_the_exact_product_says():
 
     model = Labelled(process, law)
     ctx = Context(cond={"label": torch.zeros(4, dtype=torch.long)})
-    x = sample(ClassifierFree(model, 3.0), torch.randn(4, 2, dtype=torch.float64), uniform_times(10), Ancestral(0.0), ctx)
+    x = sample(
+        ClassifierFree(model, 3.0), torch.randn(4, 2, dtype=torch.float64), uniform_times(10), Ancestral(0.0), ctx
+    )
     torch.testing.assert_close(x, torch.full_like(x, 3.0), rtol=0, atol=1e-3)

@@ -33,7 +33,14 @@ KINDS = ["normal", "normal/float", "mixture", "categorical", "dirac", "joint"]
 def test_a_sample_is_the_draw_of_its_noise(laws, kind):
     law = laws[kind](6)
     a, b = law.sample(Rng(3, 6)), law.draw(law.noise(Rng(3, 6)))
-    flat = (a, b) if not isinstance(a, dict) else (torch.cat([v.double().flatten() for v in a.values()]), torch.cat([v.double().flatten() for v in b.values()]))
+    flat = (
+        (a, b)
+        if not isinstance(a, dict)
+        else (
+            torch.cat([v.double().flatten() for v in a.values()]),
+            torch.cat([v.double().flatten() for v in b.values()]),
+        )
+    )
     assert torch.equal(*flat)
 
 
@@ -66,7 +73,10 @@ def test_rows_can_be_picked(laws, kind):
     rows = torch.tensor([4, 1])
     if kind != "dirac":
         torch.testing.assert_close(index(law, rows).log_prob(index(x, rows)), law.log_prob(x)[rows])
-    assert torch.equal(index(Dirac(x), rows).sample(None)["a"] if kind == "joint" else index(Dirac(x), rows).sample(None), index(x, rows)["a"] if kind == "joint" else x[rows])
+    assert torch.equal(
+        index(Dirac(x), rows).sample(None)["a"] if kind == "joint" else index(Dirac(x), rows).sample(None),
+        index(x, rows)["a"] if kind == "joint" else x[rows],
+    )
 
 
 def test_normal_agrees_with_torch():

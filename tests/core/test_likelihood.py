@@ -121,7 +121,9 @@ def test_known_and_padded_elements_are_left_out(mixture):
     x0 = mixture.sample(50, Rng(0))
     law = FunctionDenoiser(process, lambda x, t, ctx: Normal(torch.zeros_like(x), 1.0), sees_known=True)
     valid = torch.tensor([[True, False]]).expand(50, 2)
-    half = [nelbo(law, torch.where(valid, x0, g), uniform_times(4), Context(valid=valid), rng=Rng(1)) for g in (0.0, 1e6)]
+    half = [
+        nelbo(law, torch.where(valid, x0, g), uniform_times(4), Context(valid=valid), rng=Rng(1)) for g in (0.0, 1e6)
+    ]
     assert torch.equal(*half)
     ctx = Context(known=~valid, given=x0)
     torch.testing.assert_close(nelbo(law, x0, uniform_times(4), ctx, rng=Rng(1)), half[0])

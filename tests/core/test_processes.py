@@ -106,7 +106,9 @@ def test_transition_at_equal_times_is_the_identity_for_tokens(discrete):
     x = torch.arange(discrete.states)[:, None]
     kernel = discrete.transition(x, Categorical.delta(torch.zeros_like(x), 3), 0.4, 0.4, Context())
     keep = torch.arange(discrete.states) == x[:, 0]
-    torch.testing.assert_close(kernel.log_prob(x)[keep], torch.zeros(int(keep.sum()), dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        kernel.log_prob(x)[keep], torch.zeros(int(keep.sum()), dtype=torch.float64), atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -115,7 +117,9 @@ def test_float_and_batched_times_agree(linear, eta):
     t, s = torch.full((2,), 0.7, dtype=torch.float64), torch.full((2,), 0.3, dtype=torch.float64)
     a, b = (linear.transition(x, Normal(X0, 0.2), u, v, ctx, eta=eta) for u, v in ((0.7, 0.3), (t, s)))
     torch.testing.assert_close(a.mean, b.mean)
-    torch.testing.assert_close(torch.as_tensor(a.std, dtype=torch.float64).expand(2, 1), torch.as_tensor(b.std).expand(2, 1))
+    torch.testing.assert_close(
+        torch.as_tensor(a.std, dtype=torch.float64).expand(2, 1), torch.as_tensor(b.std).expand(2, 1)
+    )
     torch.testing.assert_close(linear.marginal(X0, 0.7, ctx).mean, linear.marginal(X0, t, ctx).mean)
     for f in (linear.velocity, linear.score):
         torch.testing.assert_close(f(x, Dirac(X0), 0.7, ctx), f(x, Dirac(X0), t, ctx))
@@ -186,7 +190,9 @@ def test_eta_outside_its_range_is_refused(eta):
 
 def test_tokens_have_only_the_markov_posterior(discrete):
     with pytest.raises(ValueError, match="eta=1"):
-        discrete.transition(torch.zeros(1, 1, dtype=torch.long), Categorical(torch.zeros(1, 1, 3)), 0.5, 0.2, Context(), eta=0.0)
+        discrete.transition(
+            torch.zeros(1, 1, dtype=torch.long), Categorical(torch.zeros(1, 1, 3)), 0.5, 0.2, Context(), eta=0.0
+        )
 
 
 def test_bridges_refuse_to_run_without_their_source():
@@ -267,7 +273,9 @@ def test_discrete_transition_is_bayes_by_enumeration(table):
         process, (t, s) = make(), (0.7, 0.3)
         n = process.states
         states = torch.arange(n)[:, None]
-        forward = torch.stack([process.marginal(torch.full((n, 1), k), s, Context()).log_prob(states).exp() for k in range(3)])
+        forward = torch.stack(
+            [process.marginal(torch.full((n, 1), k), s, Context()).log_prob(states).exp() for k in range(3)]
+        )
         kernel = torch.stack(
             [process.marginal(torch.full((n, 1), y), t, Context(), since=s).log_prob(states).exp() for y in range(n)]
         )

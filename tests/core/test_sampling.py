@@ -146,7 +146,9 @@ def test_ddpm_without_spread_needs_many_steps_and_then_agrees(mixture):
     moments_agree(sample(mean_only, x, [t * t for t in uniform_times(600)], Ancestral(1.0), rng=Rng(1)), mixture)
 
 
-@pytest.mark.parametrize("make", [lambda: Discrete.uniform(3), lambda: Discrete.absorbing(3)], ids=["uniform", "absorbing"])
+@pytest.mark.parametrize(
+    "make", [lambda: Discrete.uniform(3), lambda: Discrete.absorbing(3)], ids=["uniform", "absorbing"]
+)
 def test_tokens_reach_the_exact_joint_law(table, make):
     """Total variation at 64 steps is small (steps factorise over tokens), and falls with the steps."""
     process = make()
@@ -213,12 +215,21 @@ def test_product_moves_each_field_by_its_own_step(product):
 
         return Joint({"pos": Normal(0.5 * x["pos"]), "atom": Categorical(token), "kind": Categorical(kind)})
 
-    like = {"pos": torch.zeros(n, 1, dtype=torch.float64), "atom": torch.zeros(n, 2, dtype=torch.long), "kind": torch.zeros(n, 1, dtype=torch.long)}
+    like = {
+        "pos": torch.zeros(n, 1, dtype=torch.float64),
+        "atom": torch.zeros(n, 2, dtype=torch.long),
+        "kind": torch.zeros(n, 1, dtype=torch.long),
+    }
     x = product.prior(like).sample(Rng(0, n))
     step = PerField(pos=DPMSolverPP(2), atom=Ancestral(), kind=Ancestral())
     out = sample(FunctionDenoiser(product, f), x, uniform_times(12), step, rng=Rng(1, n))
     assert calls == 12
-    alone = sample(FunctionDenoiser(product.fields["pos"], lambda x, t, ctx: Normal(0.5 * x)), x["pos"], uniform_times(12), DPMSolverPP(2))
+    alone = sample(
+        FunctionDenoiser(product.fields["pos"], lambda x, t, ctx: Normal(0.5 * x)),
+        x["pos"],
+        uniform_times(12),
+        DPMSolverPP(2),
+    )
     assert torch.equal(out["pos"], alone)
     assert int(out["atom"].max()) < 4
 
@@ -265,7 +276,9 @@ def _vp_pair(scheduler, steps):
 
 @pytest.mark.parametrize("steps", [5, 20])
 def test_ddim_agrees_with_diffusers(diffusers, steps):
-    theirs = diffusers.DDIMScheduler(prediction_type="sample", clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading")
+    theirs = diffusers.DDIMScheduler(
+        prediction_type="sample", clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading"
+    )
     model, times = _vp_pair(theirs, steps)
     x = y = START.float()
     for t in theirs.timesteps:
@@ -290,7 +303,12 @@ def test_stochastic_ddim_agrees_with_diffusers_on_shared_noise(diffusers, eta):
 @pytest.mark.parametrize("steps", [6, 25])
 def test_dpm_solver_pp_agrees_with_diffusers(diffusers, steps):
     theirs = diffusers.DPMSolverMultistepScheduler(
-        prediction_type="sample", algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True, euler_at_final=True, final_sigmas_type="sigma_min"
+        prediction_type="sample",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        lower_order_final=True,
+        euler_at_final=True,
+        final_sigmas_type="sigma_min",
     )
     model, times = _vp_pair(theirs, steps)
     y = START.float()
@@ -339,7 +357,9 @@ def test_flow_euler_agrees_with_diffusers(diffusers, steps):
     theirs = diffusers.FlowMatchEulerDiscreteScheduler()
     theirs.set_timesteps(steps)
     process = Flow(RectifiedFlow())
-    times = [float(process.schedule.inverse(2 * math.log((1 - s) / s))) if 0 < s < 1 else s for s in theirs.sigmas.tolist()]
+    times = [
+        float(process.schedule.inverse(2 * math.log((1 - s) / s))) if 0 < s < 1 else s for s in theirs.sigmas.tolist()
+    ]
     y = START.float()
 
     def velocity(u, sigma):  # of the input at unit variance, as our preconditioner feeds it
@@ -353,7 +373,7 @@ def test_flow_euler_agrees_with_diffusers(diffusers, steps):
     inner = [t for t in times if 0 < t < 1]
     z = w = START.float()
     theirs.set_timesteps(steps)
-    for t, s, u in zip(theirs.timesteps[1:-1], theirs.sigmas[1:-2], theirs.sigmas[2:-1]):
+    for s, u in zip(theirs.sigmas[1:-2], theirs.sigmas[2:-1]):
         w = w + (u - s) * velocity(w, float(s))
     ours = sample(Model(_eps, process, VelocityPrediction()), z, inner, Euler())
     torch.testing.assert_close(ours, w, rtol=0, atol=1e-5)
@@ -397,7 +417,15 @@ def test_known_entries_are_refused_by_a_denoiser_that_is_not_told(mixture):
     ctx = Context(known=known, given=torch.full((4, 2), 2.0, dtype=torch.float64))
     with pytest.raises(ValueError, match="not trained to be told"):
         sample(denoiser, START, uniform_times(5), Ancestral(), ctx, rng=Rng(0, 4))
-    out = sample(denoiser, START, uniform_times(5), Ancestral(), ctx, rng=Rng(0, 4), controls=[Replace(denoiser.process, Rng(1, 4))])
+    out = sample(
+        denoiser,
+        START,
+        uniform_times(5),
+        Ancestral(),
+        ctx,
+        rng=Rng(0, 4),
+        controls=[Replace(denoiser.process, Rng(1, 4))],
+    )
     assert bool((out[:, 0] == 2.0).all())
 
 
@@ -461,7 +489,9 @@ def test_loop_is_differentiable():
     sample(denoiser, START, uniform_times(4), Ancestral(0.0)).sum().backward()
     h = 1e-6
     ends = [
-        sample(FunctionDenoiser(process, lambda x, t, ctx, g=g: Normal(g * x)), START, uniform_times(4), Ancestral(0.0)).sum()
+        sample(
+            FunctionDenoiser(process, lambda x, t, ctx, g=g: Normal(g * x)), START, uniform_times(4), Ancestral(0.0)
+        ).sum()
         for g in (0.5 + h, 0.5 - h)
     ]
     assert float(gain.grad) == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-6)

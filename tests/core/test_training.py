@@ -24,6 +24,7 @@ from polydiff.core.processes import Bridge, Discrete, Flow, Gaussian
 from polydiff.core.schedules import Cosine
 from polydiff.core.training import (
     EMA,
+    P2,
     SNR,
     Batch,
     Batches,
@@ -37,7 +38,6 @@ from polydiff.core.training import (
     MinSNR,
     NonFinite,
     Objective,
-    P2,
     Phase,
     Sigmoid,
     Trainer,
@@ -197,9 +197,23 @@ def test_training_learns_and_reports():
 def test_global_state_is_untouched():
     run, source = trainer(Regression()), batches()
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
-    before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads())
+    before = (
+        torch.get_rng_state(),
+        np.random.get_state()[1].tolist(),
+        random.getstate(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+    )
     run.fit(source, 5)
-    after = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate(), torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads())
+    after = (
+        torch.get_rng_state(),
+        np.random.get_state()[1].tolist(),
+        random.getstate(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+    )
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
 
@@ -328,7 +342,9 @@ WORKER = textwrap.dedent("""
 
 def run_worker(folder, kill_after=None):
     here = os.path.dirname(__file__)
-    worker = subprocess.Popen([sys.executable, "-c", WORKER.format(here=here, file=__file__), str(folder)], stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER.format(here=here, file=__file__), str(folder)], stdout=subprocess.PIPE, text=True
+    )
     assert worker.stdout.readline().strip() == "ready"
     if kill_after is not None:
         time.sleep(kill_after)
@@ -390,7 +406,11 @@ def test_ot_coupling_is_optimal_and_keeps_both_marginals():
     x, y = torch.randn(40, 3, generator=g, dtype=torch.float64), torch.randn(40, 3, generator=g, dtype=torch.float64)
     p = assignment(x, y)
     assert len(p.unique()) == 40
-    exact = ot.emd2(torch.full((40,), 1 / 40).double().numpy(), torch.full((40,), 1 / 40).double().numpy(), ot.dist(x.numpy(), y.numpy()))
+    exact = ot.emd2(
+        torch.full((40,), 1 / 40).double().numpy(),
+        torch.full((40,), 1 / 40).double().numpy(),
+        ot.dist(x.numpy(), y.numpy()),
+    )
     assert float(((x - y[p]) ** 2).sum(1).mean()) == pytest.approx(float(exact), rel=1e-6)
 
 
@@ -461,7 +481,12 @@ def test_known_entries_are_clean_in_the_input_and_free_in_the_loss():
 
 def test_conditions_are_dropped_at_their_rate():
     seen = []
-    model = Model(lambda x, level, ctx: (seen.append(ctx.cond["label"]), torch.zeros_like(x))[1], Gaussian(Cosine()), X0Prediction(), null={"label": 9})
+    model = Model(
+        lambda x, level, ctx: (seen.append(ctx.cond["label"]), torch.zeros_like(x))[1],
+        Gaussian(Cosine()),
+        X0Prediction(),
+        null={"label": 9},
+    )
     Denoising(model, drop=0.3)(Batch(torch.zeros(4000, 1), Context(cond={"label": torch.arange(4000) % 9})), Rng(0))
     assert float((seen[0] == 9).float().mean()) == pytest.approx(0.3, abs=0.04)
 
@@ -499,7 +524,9 @@ def test_a_small_token_model_learns_its_table(table):
     picks = torch.multinomial(table.flatten(), 4096, replacement=True, generator=torch.Generator().manual_seed(0))
     x0 = torch.stack([picks // 3, picks % 3], 1)
     objective = Denoising(model)
-    Trainer([Phase(objective, torch.optim.Adam(net.parameters(), lr=5e-3))], progress=False).fit(Batches(x0, batch_size=256), 400)
+    Trainer([Phase(objective, torch.optim.Adam(net.parameters(), lr=5e-3))], progress=False).fit(
+        Batches(x0, batch_size=256), 400
+    )
     masked = torch.tensor([[0, 3], [1, 3], [2, 3]])
     got = model(masked, 0.5, Context()).inner.probs[:, 1]
     torch.testing.assert_close(got, (table / table.sum(1, keepdim=True)).float(), rtol=0, atol=0.06)

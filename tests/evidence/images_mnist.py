@@ -39,16 +39,39 @@ def main():
         hits = int((judge.predict(z).numpy() == asked).sum())
         interval = wilson_interval(hits, SAMPLES)
         record(
-            "images", f"mnist-agreement-g{guidance}", f"share of {SAMPLES} samples that a conv classifier trained on real MNIST reads as the asked digit, 20 steps, guidance {guidance}",
-            hits / SAMPLES, interval=(interval.low, interval.high), floor=accuracy, bar="≥ 0.97 in ≤ 20 minutes on 2 cores", seeds=[0, 1], note=budget,
+            "images",
+            f"mnist-agreement-g{guidance}",
+            f"share of {SAMPLES} samples that a conv classifier trained on real MNIST reads as the asked digit, 20 steps, guidance {guidance}",
+            hits / SAMPLES,
+            interval=(interval.low, interval.high),
+            floor=accuracy,
+            bar="≥ 0.97 in ≤ 20 minutes on 2 cores",
+            seeds=[0, 1],
+            note=budget,
         )
         half = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))]
         a, b = judge(half[:SAMPLES]), judge(half[SAMPLES : 2 * SAMPLES])
         value, floor = frechet_distance(a, judge(z)), frechet_distance(a, b)
-        record("images", f"mnist-frechet-g{guidance}", f"{value.id}:{judge.id}, guidance {guidance}", float(value), floor=float(floor), seeds=[0, 1], note=budget)
+        record(
+            "images",
+            f"mnist-frechet-g{guidance}",
+            f"{value.id}:{judge.id}, guidance {guidance}",
+            float(value),
+            floor=float(floor),
+            seeds=[0, 1],
+            note=budget,
+        )
         if guidance == 1.0:
             test_ = memorisation_test(x[:10000].flatten(1), real[:SAMPLES].flatten(1), z.flatten(1))
-            record("images", "mnist-memorisation", f"probability that a sample is closer to training data than held-out data, {test_.id}", test_.closer, floor=0.5, seeds=[0, 1], note=f"one-sided p = {test_.p_value:.3f}")
+            record(
+                "images",
+                "mnist-memorisation",
+                f"probability that a sample is closer to training data than held-out data, {test_.id}",
+                test_.closer,
+                floor=0.5,
+                seeds=[0, 1],
+                note=f"one-sided p = {test_.p_value:.3f}",
+            )
     sheet = grid(gen.sample(80, label=np.arange(80) % 10, seed=3, output="pil"), columns=10, scale=3)
     (ROOT / "docs" / "pictures").mkdir(exist_ok=True)
     sheet.save(ROOT / "docs" / "pictures" / "mnist.png", optimize=True)

@@ -99,4 +99,6 @@ def commit(root: Path) -> str:
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=root, check=False, capture_output=True, text=True).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return git("rev-parse", "--short", "HEAD") + (
+        "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
+    )

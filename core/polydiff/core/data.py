@@ -131,9 +131,12 @@ class Context:
             return x
         if self.given is None:
             raise ValueError("Context.known marks given entries, but Context.given holds no values for them")
-        return tree_map(
-            lambda v, k, g: v if k is None else torch.where(left(k, v), g.to(v.dtype), v), x, self.known, self.given
-        )
+
+        def leaf(v: Tensor, k: Tensor | None, g: Tensor) -> Tensor:
+            return v if k is None else torch.where(left(k, v), g.to(v.dtype), v)
+
+        held: Data = tree_map(leaf, x, self.known, self.given)
+        return held
 
     def scored(self) -> Data | None:
         """Mask of the elements that count in losses and likelihoods: valid and not known; ``None`` where all do."""
@@ -152,8 +155,10 @@ class Context:
 
     def on(self, name: str) -> Context:
         """The context of one field of a structured sample; ``cond``, ``side`` and ``memory`` are shared."""
-        pick = [v.get(name) if isinstance(v, dict) else v for v in (self.valid, self.known, self.given, self.x1)]
-        return Context(self.cond, self.side, *pick, self.memory)
+        valid, known, given, x1 = (
+            v.get(name) if isinstance(v, dict) else v for v in (self.valid, self.known, self.given, self.x1)
+        )
+        return Context(self.cond, self.side, valid, known, given, x1, self.memory)
 
 
 def _both(valid: Tensor | None, known: Tensor | None) -> Tensor | None:
@@ -191,7 +196,9 @@ class Rng:
 
     def __init__(self, seed: int, slots: int | Sequence[int] | None = None, device: str | torch.device = "cpu") -> None:
         self.seed, self.device = int(seed), torch.device(device)
-        self.slots = list(range(slots)) if isinstance(slots, int) else None if slots is None else [int(i) for i in slots]
+        self.slots = (
+            list(range(slots)) if isinstance(slots, int) else None if slots is None else [int(i) for i in slots]
+        )
         self._generators: dict[str, list[torch.Generator]] = {}
         self._ahead: dict[tuple[str, torch.Size], list[Tensor]] = {}  # batches drawn ahead, the next one last
 

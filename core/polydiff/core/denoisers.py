@@ -64,7 +64,9 @@ class FunctionDenoiser(Denoiser):
     tensor(0.)
     """
 
-    def __init__(self, process: Process, f: Callable[[Any, Time, Context], Distribution], sees_known: bool = False) -> None:
+    def __init__(
+        self, process: Process, f: Callable[[Any, Time, Context], Distribution], sees_known: bool = False
+    ) -> None:
         super().__init__()
         self.process, self.f, self.sees_known = process, f, sees_known
 

@@ -39,6 +39,10 @@ class Generator(ABC):
     model: Denoiser | None = None
     device: torch.device
 
+    @abstractmethod
+    def __init__(self, config: Any = None, *, seed: int = 0, device: str | torch.device | None = None) -> None:
+        """A generator that knows no data yet; every modality takes these arguments."""
+
     # -------------------------------------------------------------- what a modality provides
 
     @classmethod
@@ -128,20 +132,27 @@ class Generator(ABC):
                 f"{cls.__name__} reads format {FORMAT} of {cls.modality!r}"
             )
         config = checkpoint.config_from_json(cls.config_class, head["config"])
-        self = cls(config, device=device)  # type: ignore[call-arg]
+        self = cls(config, device=device)
         self.codec = cls._codec_from(files.json("codec.json"), files.tensors("codec.safetensors", missing_ok=True))
         model = self._model_from(self.codec)
         try:
             model.load_state_dict(files.tensors("model.safetensors"))
         except RuntimeError as error:
-            raise checkpoint.CorruptCheckpoint(f"{folder}: model.safetensors does not fit its config.json: {error}") from None
+            raise checkpoint.CorruptCheckpoint(
+                f"{folder}: model.safetensors does not fit its config.json: {error}"
+            ) from None
         self.model = model.to(self.device).eval()
         return self
 
     # -------------------------------------------------------------- the Hub
 
     def push_to_hub(
-        self, repo_id: str, *, commit_message: str = "Upload polydiff model", private: bool | None = None, token: str | None = None
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload polydiff model",
+        private: bool | None = None,
+        token: str | None = None,
     ) -> str:
         """Upload the saved artefact to the Hugging Face Hub; returns its address."""
         import tempfile

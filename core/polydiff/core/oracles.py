@@ -50,8 +50,8 @@ class GaussianMixture:
 
     def law(self, n: int) -> Mixture:
         """The data law, for a batch of n."""
-        wide = [c[None].expand(n, *c.shape) for c in (self.log_weights, self.means, self.stds)]
-        return Mixture(*wide)
+        logits, means, stds = (c[None].expand(n, *c.shape) for c in (self.log_weights, self.means, self.stds))
+        return Mixture(logits, means, stds)
 
     def sample(self, n: int, rng: Rng) -> Tensor:
         """n samples."""

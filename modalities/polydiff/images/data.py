@@ -34,7 +34,9 @@ def as_array(images: Any) -> np.ndarray:
     array = _channels_first(array)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         n, c, y, x = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(f"pixel (row {y}, column {x}, channel {c}) of image {n} is {array[n, c, y, x]}: need finite numbers")
+        raise ValueError(
+            f"pixel (row {y}, column {x}, channel {c}) of image {n} is {array[n, c, y, x]}: need finite numbers"
+        )
     return array
 
 
@@ -93,14 +95,17 @@ class ImageCodec:
         if maximum is None:
             maximum = 255.0 if array.dtype == np.uint8 else 1.0 if top <= 1 else top
         if float(array.min()) < 0 or top > maximum:
-            raise ValueError(f"pixels run from {float(array.min()):g} to {top:g}: need values between 0 and {maximum:g}")
+            raise ValueError(
+                f"pixels run from {float(array.min()):g} to {top:g}: need values between 0 and {maximum:g}"
+            )
         exact = array.astype(np.float64)
         std = float(exact.std())
         if std == 0:
             raise ValueError(f"every pixel is {top:g}: a constant has no distribution to learn")
         integer = bool((exact == np.round(exact)).all()) and maximum > 1
         classes = () if labels is None else tuple(_plain(c) for c in np.unique(check_labels(labels, len(array))))
-        return cls(*array.shape[1:], float(maximum), integer, float(exact.mean()), std, classes)
+        c, h, w = array.shape[1:]
+        return cls(c, h, w, float(maximum), integer, float(exact.mean()), std, classes)
 
     @property
     def shape(self) -> tuple[int, int, int]:

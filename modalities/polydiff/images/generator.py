@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from polydiff.core.data import Context, Rng
-from polydiff.core.denoisers import Denoiser, Model
+from polydiff.core.denoisers import Model
 from polydiff.core.evaluation.likelihood import ode_log_prob
 from polydiff.core.generator import Generator
 from polydiff.core.guidance import ClassifierFree
+from polydiff.core.processes import LinearGaussian
 from polydiff.core.sampling import Ancestral, Chain, DPMSolverPP, Sampler, sample
-from polydiff.core.schedules import logsnr_times, uniform_times
+from polydiff.core.schedules import Schedule, logsnr_times, uniform_times
 from polydiff.core.training import EMA, Batches, Denoising, History, Phase, Trainer, WarmupCosine
 from polydiff.core.training.checkpoint import config_to_json
 from polydiff.images.data import ImageCodec, Output, as_array, check_labels
@@ -266,7 +267,9 @@ class ImageGenerator(Generator):
         """
         codec, model = self._fitted()
         if not model.sees_known:
-            raise ValueError("this model was trained without given pixels: set known=0.25 in its configuration and fit again")
+            raise ValueError(
+                "this model was trained without given pixels: set known=0.25 in its configuration and fit again"
+            )
         mask = np.asarray(known.cpu() if isinstance(known, Tensor) else known)
         if mask.dtype != bool:
             raise ValueError(f"known of type {mask.dtype}: need booleans, True where a pixel is given")
@@ -350,7 +353,7 @@ class ImageGenerator(Generator):
         codec, model = self._fitted()
         x = codec.encode(images)
         cond, _ = self._conditions(labels, len(x), 1.0, null=labels is None)
-        schedule = model.process.path  # type: ignore[union-attr]
+        schedule = self._schedule()
         times = logsnr_times(schedule, steps, high=9.0)[:-1]
         out = []
         for start in range(0, len(x), batch_size):
@@ -360,7 +363,9 @@ class ImageGenerator(Generator):
             if codec.integer:
                 y = y + (rng.uniform(y).float() - 0.5) / codec.std
             ctx = Context(cond={k: v[rows] for k, v in cond.items()})
-            out.append(ode_log_prob(model, y.to(self.device), times, ctx, divergence=divergence, probes=probes, rng=rng).cpu())
+            out.append(
+                ode_log_prob(model, y.to(self.device), times, ctx, divergence=divergence, probes=probes, rng=rng).cpu()
+            )
         dims = math.prod(codec.shape)
         scale = codec.std if codec.integer else codec.std / codec.maximum
         nats = torch.cat(out).double().numpy() - dims * math.log(scale)
@@ -382,8 +387,12 @@ class ImageGenerator(Generator):
         n = self.config.sample_steps if steps is None else steps
         if n < 1:
             raise ValueError(f"steps={n}: sampling needs at least 1 step")
+        return Chain(logsnr_times(self._schedule(), n, high=8.0), DPMSolverPP(2))
+
+    def _schedule(self) -> Schedule:
         _, model = self._fitted()
-        return Chain(logsnr_times(model.process.path, n, high=8.0), DPMSolverPP(2))  # type: ignore[union-attr, arg-type]
+        assert isinstance(model.process, LinearGaussian) and isinstance(model.process.path, Schedule)
+        return model.process.path
 
     def _conditions(
         self, label: Any, n: int, guidance: float | None, null: bool = False

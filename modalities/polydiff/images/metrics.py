@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from polydiff.core.evaluation import (
+    Polynomial,
     Score,
     classifier_two_sample_test,
     frechet_distance,
     memorisation_test,
     mmd,
-    Polynomial,
     precision_recall_density_coverage,
 )
 
@@ -176,14 +176,18 @@ def evaluate(
     a, b, c = features(first), features(second), features(fake)
     rows = [
         _pair("frechet", frechet_distance, a, b, c, "lower", name, "distance of means and covariances of features"),
-        _pair("kid", lambda x, y: mmd(x, y, Polynomial()), a, b, c, "lower", name, "kernel distance of features, unbiased"),
+        _pair(
+            "kid", lambda x, y: mmd(x, y, Polynomial()), a, b, c, "lower", name, "kernel distance of features, unbiased"
+        ),
     ]
     rows += _prdc(a, b, c, name)
     rows.append(_two_sample(a, b, c, name, seed))
     if wanted is not None and isinstance(features, SmallConvFeatures):
         agree = float((features.predict(fake) == wanted).float().mean())
         floor = float((features.predict(second) == numbers[order[n : 2 * n]]).float().mean())  # type: ignore[index]
-        rows.append(Figure("label agreement", agree, floor, "higher", name, "share of images judged to be what was asked"))
+        rows.append(
+            Figure("label agreement", agree, floor, "higher", name, "share of images judged to be what was asked")
+        )
     if train is not None:
         rows.append(_memorisation(codec.encode(train), first, second, fake))
     return ImageReport(tuple(rows))
@@ -194,7 +198,14 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _pair(
-    name: str, metric: Callable[[Tensor, Tensor], Score], a: Tensor, b: Tensor, c: Tensor, better: str, features: str, meaning: str
+    name: str,
+    metric: Callable[[Tensor, Tensor], Score],
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    better: str,
+    features: str,
+    meaning: str,
 ) -> Figure:
     value, floor = metric(a, c), metric(a, b)
     return Figure(name, float(value), float(floor), better, f"{value.id}:{features}", meaning)

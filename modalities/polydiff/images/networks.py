@@ -199,7 +199,7 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         self.known_mask, self.patch, self.size = known_mask, patch, size
-        self.grid = tuple(-(-s // patch) for s in size)
+        self.grid = -(-size[0] // patch), -(-size[1] // patch)
         self.condition = _Conditioning(width, num_classes)
         self.enter = nn.Conv2d(channels + known_mask, width, patch, stride=patch)
         self.register_buffer("positions", grid_positions(*self.grid, width), persistent=False)

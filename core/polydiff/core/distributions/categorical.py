@@ -171,7 +171,7 @@ class Gated(Distribution):
         """Blend of the inner laws; both must share the gate, as two posteriors at one ``x_t`` do."""
         if isinstance(w, float) and w == 1.0:
             return self
-        if not isinstance(other, Gated) or self.p is not other.p and self.p != other.p:
+        if not isinstance(other, Gated) or (self.p is not other.p and self.p != other.p):
             return super().lerp(other, w)
         inner = self.inner.lerp(other.inner, w)
         assert isinstance(inner, Categorical)

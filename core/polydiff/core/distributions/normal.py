@@ -66,11 +66,13 @@ class Normal(Distribution):
 
     def whiten(self, x: Data) -> Tensor:
         """``(x − mean) / std``."""
+        assert isinstance(x, Tensor)
         std = self._spread()
         return (x - self.mean) / (std if isinstance(std, float) else left(std, self.mean))
 
     def log_prob(self, x: Data, mask: Data | None = None) -> Tensor:
         """Log-density in nats, ``(B,)``."""
+        assert isinstance(x, Tensor)
         std = _as_tensor(self._spread(), self.mean)
         return self.law.log_prob((x - self.mean) / std, std.log(), mask)  # type: ignore[arg-type]
 
@@ -124,7 +126,9 @@ class Normal(Distribution):
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         std = _as_tensor(self._spread(), self.mean)
         total = math.sqrt(2 * math.pi)
-        return torch.stack([w / total * f(self.mean + std * z) for z, w in zip(nodes.tolist(), weights.tolist())]).sum(0)
+        return torch.stack([w / total * f(self.mean + std * z) for z, w in zip(nodes.tolist(), weights.tolist())]).sum(
+            0
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -158,11 +162,12 @@ class Dirac(Distribution):
             return masked_sum(torch.where(v == u, 0.0, -torch.inf), m)
 
         out = tree_map(leaf, self.value, x, mask)
-        return sum(out.values()) if isinstance(out, dict) else out
+        return torch.stack(list(out.values())).sum(0) if isinstance(out, dict) else out
 
     def log_prob_per_element(self, x: Tensor) -> Tensor:
         """Zero or −∞ for each element of a single leaf."""
-        return torch.where(self.value == x, 0.0, -torch.inf)  # type: ignore[call-overload]
+        assert isinstance(self.value, Tensor)
+        return torch.where(self.value == x, 0.0, -torch.inf)
 
     def kl(self, other: Distribution, mask: Data | None = None) -> Tensor:
         """``−log other(value)`` for an atomic law; zero against the same point."""

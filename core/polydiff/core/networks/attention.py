@@ -62,9 +62,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, expand * width), nn.GELU("tanh"), nn.Linear(expand * width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, expand * width), nn.GELU("tanh"), nn.Linear(expand * width, width))
         self.condition = nn.Sequential(nn.SiLU(), zero_init(nn.Linear(cond, 6 * width)))
 
     def forward(self, x_BLD: Tensor, c_BD: Tensor, valid: Tensor | None = None) -> Tensor:

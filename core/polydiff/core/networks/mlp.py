@@ -14,7 +14,9 @@ class _Block(nn.Module):
     def __init__(self, width: int, cond: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.body = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
+        self.body = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
         self.condition = zero_init(nn.Linear(cond, 3 * width))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Brownian(Schedule):
 class _Pinned(Path):
     """A schedule conditioned on its state at t = 1: with r = SNR_1 / SNR_t, ``a = alpha (1 − r)``, ``b = alpha/alpha_1 · r``,
     ``g² = sigma² (1 − r)``.
-    """  # noqa: D205
+    """
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()

@@ -108,7 +108,7 @@ class Discrete(Process):
 
     def loss(self, posterior: Distribution, x0: Data, x_t: Data, t: Time, ctx: Context = Context()) -> Data:
         """Cross-entropy of the clean token in nats; for the absorbing process at masked positions only."""
-        assert isinstance(x0, Tensor)
+        assert isinstance(x0, Tensor) and isinstance(x_t, Tensor)
         nats = -self.clean(posterior).log_probs.gather(-1, x0[..., None])[..., 0]
         return nats if self.mask is None else torch.where(x_t == self.mask, nats, 0.0)
 
@@ -118,7 +118,9 @@ class Discrete(Process):
         c = self.schedule.at(t)
         a, da = (torch.as_tensor(u, dtype=torch.float64, device=x0.device) for u in (c.a, c.da))
         if self.mask is not None:
-            return left(-da / (1 - a), x0) * self.loss(posterior, x0, x_t, t, ctx)
+            nats = self.loss(posterior, x0, x_t, t, ctx)
+            assert isinstance(nats, Tensor)
+            return left(-da / (1 - a), x0) * nats
         return self._jump_bound(posterior, x0, x_t, a, da)
 
     def _jump_bound(self, posterior: Distribution, x0: Tensor, x_t: Tensor, a: Tensor, da: Tensor) -> Tensor:
@@ -132,7 +134,10 @@ class Discrete(Process):
             weight = p0 / (wide * hot + (1 - wide) * pi_x).clamp_min(1e-300)
             return wide * weight + (1 - wide) * self.pi * weight.sum(-1, keepdim=True)
 
-        true, model = ratios(nn.functional.one_hot(x0, self.states).double()), ratios(self.clean(posterior).probs.double())
+        true, model = (
+            ratios(nn.functional.one_hot(x0, self.states).double()),
+            ratios(self.clean(posterior).probs.double()),
+        )
         terms = model - true + torch.where(true > 0, true * (true / model.clamp_min(1e-300)).log(), 0.0)
         terms = terms.scatter(-1, x_t[..., None], 0.0)
         return rate * self.pi[x_t] * terms.sum(-1)

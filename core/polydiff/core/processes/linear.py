@@ -94,7 +94,7 @@ class LinearGaussian(ContinuousProcess):
         assert isinstance(x, Tensor)
         a, shift, g = (left(c, x) for c in self.coef(t, ctx))
         if since is None:
-            if ctx.x1 is not None and not self.observes_source:
+            if isinstance(ctx.x1, Tensor) and not self.observes_source:
                 return Dirac(a * x + g * ctx.x1)
             if self.source is not None:
                 return self.source(x, ctx).affine(g, a * x, 0.0)
@@ -117,9 +117,9 @@ class LinearGaussian(ContinuousProcess):
         if isinstance(z, float):
             shift = self._shift(to.b, ctx) - z * self._shift(at.b, ctx) if self.observes_source else 0.0
             return posterior.combine(to.a - z * at.a, x_t, z, shift, rho)
-        z, rho = left(z, x_t), rho if isinstance(rho, float) else left(rho, x_t)
-        shift = left(self._shift(to.b, ctx), x_t) - z * left(self._shift(at.b, ctx), x_t)
-        return posterior.combine(left(to.a, x_t) - z * left(at.a, x_t), x_t, z, shift, rho)
+        wide, before, after = left(z, x_t), self._shift(at.b, ctx), self._shift(to.b, ctx)
+        scale = left(to.a, x_t) - wide * left(at.a, x_t)
+        return posterior.combine(scale, x_t, wide, left(after, x_t) - wide * left(before, x_t), left(rho, x_t))
 
     def _reverse(self, at: Coefficients, to: Coefficients, eta: float) -> tuple[Time, Time]:
         """The weight z of ``x_t`` and the fresh noise rho of the reverse kernel."""
@@ -137,7 +137,9 @@ class LinearGaussian(ContinuousProcess):
             k = at.a / to.a if self.markov else 1.0
             ratio = k * h / g
             if ratio > 1.0 + 1e-9:
-                raise ValueError("eta > 0 draws the reverse kernel, which runs from t down to s < t: use eta=0 to encode")
+                raise ValueError(
+                    "eta > 0 draws the reverse kernel, which runs from t down to s < t: use eta=0 to encode"
+                )
             rho = eta * h * math.sqrt(max(1.0 - ratio * ratio, 0.0))
             return math.sqrt(max(h * h - rho * rho, 0.0)) / g, rho
         g, h = torch.as_tensor(g), torch.as_tensor(h)
@@ -156,7 +158,9 @@ class LinearGaussian(ContinuousProcess):
         c = self.at(t)
         a, b, g, da, db, dg = (left(u, x_t) for u in c)
         if isinstance(g, float) and g <= 0.0:
-            raise ValueError(f"the velocity is singular at t={t}, where the state is pinned: leave it by a stochastic step")
+            raise ValueError(
+                f"the velocity is singular at t={t}, where the state is pinned: leave it by a stochastic step"
+            )
         if not self.observes_source:
             ratio = dg / g
             return torch.mul(posterior.mean, da - ratio * a).add_(x_t * ratio)

@@ -138,7 +138,8 @@ def _told(denoiser: Denoiser, step: Step, ctx: Context, controls: Sequence[Contr
         return False
     if denoiser.sees_known:
         return True
-    if any(getattr(part, "handles_known", False) for part in (step, *controls)):
+    parts: list[Any] = [step, *controls]
+    if any(getattr(part, "handles_known", False) for part in parts):
         return False
     raise ValueError(
         "the context marks known entries, but this denoiser was not trained to be told of them: holding them clean would "

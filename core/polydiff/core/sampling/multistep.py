@@ -40,6 +40,9 @@ class DPMSolverPP(OneCall):
         if not isinstance(process, LinearGaussian) or not process.markov:
             raise TypeError("DPM-Solver++ needs a Gaussian process")
         (a, shift, g), (b, shift_s, h) = process.coef(t, ctx), process.coef(s, ctx)
+        ratio: Time
+        gap: Time
+        gain: Time
         if isinstance(a, float) and isinstance(g, float) and isinstance(b, float) and isinstance(h, float):
             ratio = h / g
             gap = math.log(b / a) - math.log(ratio)

@@ -31,7 +31,5 @@ class PerField(OneCall):
         if missing:
             raise ValueError(f"PerField needs exactly one step a field; check {sorted(missing)}")
         laws, state = Product.laws(posterior), state or {}
-        pairs = {
-            k: self.steps[k].kernel(p, x_t[k], laws[k], t, s, c, state.get(k)) for k, p, c in process.each(ctx)
-        }
+        pairs = {k: self.steps[k].kernel(p, x_t[k], laws[k], t, s, c, state.get(k)) for k, p, c in process.each(ctx)}
         return Joint({k: v[0] for k, v in pairs.items()}), {k: v[1] for k, v in pairs.items()}

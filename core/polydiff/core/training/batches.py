@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Batch:
         return Batch(_to(self.x0, device), _to(self.ctx, device))
 
 
-def _to(tree: object, device: torch.device) -> object:  # type: ignore[misc]
+def _to(tree: Any, device: torch.device) -> Any:
     if isinstance(tree, Tensor):
         return tree.to(device, non_blocking=True)
     if isinstance(tree, dict):

@@ -243,7 +243,9 @@ def config_from_json(cls: type[C], values: Mapping[str, Any]) -> C:
         raise CorruptCheckpoint(f"the configuration is {type(values).__name__}, not a table of {cls.__name__}")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - set(fields)):
-        raise CorruptCheckpoint(f"unknown key {unknown[0]!r} in the configuration: {cls.__name__} knows {', '.join(fields)}")
+        raise CorruptCheckpoint(
+            f"unknown key {unknown[0]!r} in the configuration: {cls.__name__} knows {', '.join(fields)}"
+        )
     hints = typing.get_type_hints(cls)
     try:
         return cls(**{k: _from_json(hints[k], v, k) for k, v in values.items()})

@@ -85,7 +85,9 @@ def trainer_state(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
 def restore(trainer: Trainer, states: Mapping[str, Mapping[str, Tensor]]) -> None:
     """The inverse of ``trainer_state``."""
     for i, phase in enumerate(trainer.phases):
-        own = {kind: {k[len(f"{i}.") :]: v for k, v in states[kind].items() if k.startswith(f"{i}.")} for kind in states}
+        own = {
+            kind: {k[len(f"{i}.") :]: v for k, v in states[kind].items() if k.startswith(f"{i}.")} for kind in states
+        }
         phase.objective.load_state_dict(own["objective"])
         _restore_optimiser(phase, own["optimiser"])
     if trainer.ema is not None:

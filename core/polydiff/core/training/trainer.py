@@ -111,7 +111,12 @@ class Trainer:
         resume: Literal["auto", "must", "never"] = "auto",
         fingerprint: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value in (("accumulate", accumulate), ("checkpoint_every", checkpoint_every), ("keep", keep), ("log_every", log_every)):
+        for name, value in (
+            ("accumulate", accumulate),
+            ("checkpoint_every", checkpoint_every),
+            ("keep", keep),
+            ("log_every", log_every),
+        ):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
         self.phases, self.ema, self.accumulate, self.seed = list(phases), ema, accumulate, seed
@@ -194,7 +199,9 @@ class Trainer:
     def _diagnosis(self, phase: Phase, loss: Loss) -> str:
         bad_terms = [k for k, v in loss.report().items() if not bool(v.isfinite())]
         names = {id(p): n for n, p in phase.objective.named_parameters()}
-        bad = [names.get(id(p), "?") for p in phase.parameters if p.grad is not None and not bool(p.grad.isfinite().all())]
+        bad = [
+            names.get(id(p), "?") for p in phase.parameters if p.grad is not None and not bool(p.grad.isfinite().all())
+        ]
         broken = [n for n, p in phase.objective.named_parameters() if not bool(p.isfinite().all())]
         where = [
             f"loss term {bad_terms[0]!r} is not finite" if bad_terms else "",
@@ -230,7 +237,9 @@ class Trainer:
                 callback(self, self.step, record)
             except Exception as error:
                 self.callbacks.remove(callback)
-                warnings.warn(f"callback {callback!r} failed at step {self.step} and is dropped: {error!r}", stacklevel=2)
+                warnings.warn(
+                    f"callback {callback!r} failed at step {self.step} and is dropped: {error!r}", stacklevel=2
+                )
 
     # -------------------------------------------------------------- state
 

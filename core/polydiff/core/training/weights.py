@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["EDMWeight", "Flat", "MinSNR", "P2", "SNR", "Sigmoid", "VWeight", "VelocityWeight", "Weight"]
+__all__ = ["P2", "SNR", "EDMWeight", "Flat", "MinSNR", "Sigmoid", "VWeight", "VelocityWeight", "Weight"]
 
 
 class Weight(ABC):
