@@ -25,7 +25,13 @@ def render(found: list[dict[str, Any]]) -> str:
         "and what was asked for. Generated from `docs/evidence` by `make docs`.",
     ]
     for cluster in sorted({e["cluster"] for e in found}):
-        head = ["", f"## {cluster}", "", "| figure | value | interval | floor | asked for | metric | made by |", "|---|---|---|---|---|---|---|"]
+        head = [
+            "",
+            f"## {cluster}",
+            "",
+            "| figure | value | interval | floor | asked for | metric | made by |",
+            "|---|---|---|---|---|---|---|",
+        ]
         lines += head + [_line(e) for e in found if e["cluster"] == cluster]
     return "\n".join(lines) + "\n"
 

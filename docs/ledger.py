@@ -121,7 +121,9 @@ def render(rows: Rows) -> str:
     ]
     order = {s: i for i, s in enumerate(STATUSES)}
     for cluster in sorted({r["cluster"] for r in rows.values()}):
-        part = sorted((k for k, r in rows.items() if r["cluster"] == cluster), key=lambda k: (order[rows[k]["status"]], k))
+        part = sorted(
+            (k for k, r in rows.items() if r["cluster"] == cluster), key=lambda k: (order[rows[k]["status"]], k)
+        )
         lines += ["", f"## {cluster}", "", "| id | system | status | where | figure |", "|---|---|---|---|---|"]
         lines += [_line(k, rows[k]) for k in part]
     return "\n".join(lines) + "\n"

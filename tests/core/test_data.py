@@ -30,7 +30,13 @@ def test_noise_does_not_depend_on_order_or_kind_drawn_before():
 def test_seeds_slots_children_and_draws_differ():
     like = torch.zeros(3, 50)
     base = Rng(0, 3)
-    draws = [base.normal(like), base.normal(like), Rng(1, 3).normal(like), Rng(0, 3).child("a").normal(like), Rng(0, 3).child("b").normal(like)]
+    draws = [
+        base.normal(like),
+        base.normal(like),
+        Rng(1, 3).normal(like),
+        Rng(0, 3).child("a").normal(like),
+        Rng(0, 3).child("b").normal(like),
+    ]
     flat = torch.stack(draws).flatten(0, 1)
     assert float((flat @ flat.T / 50 - torch.eye(15) * (flat**2).mean(1)).abs().max()) < 0.75
     assert len({tuple(r.tolist()) for r in flat}) == 15

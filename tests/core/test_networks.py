@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from polydiff.core.data import Context
-from polydiff.core.networks import MLP, Attention, FourierEmbedding, LabelEmbedding, ResBlock, TransformerBlock, grid_positions
+from polydiff.core.networks import (
+    MLP,
+    Attention,
+    FourierEmbedding,
+    LabelEmbedding,
+    ResBlock,
+    TransformerBlock,
+    grid_positions,
+)
 from polydiff.images import DiT, UNet
 
 NETWORKS = {
@@ -89,7 +97,9 @@ def test_networks_compile_without_graph_breaks(make):
     x, level = torch.randn(2, 1, 8, 8), torch.zeros(2)
     fast = torch.compile(lambda a, b, c, d: net(a, b, Context(cond={"label": c}, known=d)), fullgraph=True)
     with torch.no_grad():
-        torch.testing.assert_close(fast(x, level, ctx.cond["label"], ctx.known), net(x, level, ctx), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            fast(x, level, ctx.cond["label"], ctx.known), net(x, level, ctx), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_attention_is_permutation_equivariant_and_blind_to_padding():

@@ -196,13 +196,18 @@ def test_likelihood_prefers_digits_to_noise_and_estimates_agree(gen):
     assert real.bits_per_dim.mean() < gen.log_likelihood(noise, steps=20).bits_per_dim.mean()
     np.testing.assert_allclose(real.bits_per_dim, -real.nats / (64 * np.log(2)))
     exact = gen.log_likelihood(DATA.images[400:408], steps=20, divergence="exact")
-    assert np.abs(exact.bits_per_dim - gen.log_likelihood(DATA.images[400:408], steps=20, probes=64).bits_per_dim).max() < 0.25
+    assert (
+        np.abs(exact.bits_per_dim - gen.log_likelihood(DATA.images[400:408], steps=20, probes=64).bits_per_dim).max()
+        < 0.25
+    )
 
 
 def test_evaluation_reports_floors_and_names_its_features(gen):
     report = gen.evaluate(DATA.images[400:800], DATA.labels[400:800], train=DATA.images[:400], n=150)
     names = [f.name for f in report.figures]
-    assert {"frechet", "kid", "precision", "recall", "coverage", "label agreement", "memorisation p-value"} <= set(names)
+    assert {"frechet", "kid", "precision", "recall", "coverage", "label agreement", "memorisation p-value"} <= set(
+        names
+    )
     assert "small-conv-64:trained-on-real-N=400" in report["frechet"].id
     assert report["frechet"].value > report["frechet"].floor
     assert "frechet" in str(report)

@@ -131,7 +131,7 @@ class Generator(ABC):
                 f"{folder} holds format {head.get('format')!r} of modality {head.get('modality')!r}: "
                 f"{cls.__name__} reads format {FORMAT} of {cls.modality!r}"
             )
-        config = checkpoint.config_from_json(cls.config_class, head["config"])
+        config: Any = checkpoint.config_from_json(cls.config_class, head["config"])
         self = cls(config, device=device)
         self.codec = cls._codec_from(files.json("codec.json"), files.tensors("codec.safetensors", missing_ok=True))
         model = self._model_from(self.codec)

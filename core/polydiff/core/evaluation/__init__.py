@@ -6,6 +6,7 @@ from polydiff.core.evaluation.features import Features
 from polydiff.core.evaluation.frechet import frechet_distance, frechet_from_moments
 from polydiff.core.evaluation.intervals import bootstrap_interval, wilson_interval
 from polydiff.core.evaluation.kernels import RBF, Kernel, Polynomial
+from polydiff.core.evaluation.likelihood import nelbo, ode_log_prob
 from polydiff.core.evaluation.memorisation import Memorisation, memorisation_test
 from polydiff.core.evaluation.prdc import PRDC, precision_recall_density_coverage
 from polydiff.core.evaluation.results import Interval, Score, TwoSampleTest
@@ -28,6 +29,8 @@ __all__ = [
     "memorisation_test",
     "mmd",
     "mmd_permutation_test",
+    "nelbo",
+    "ode_log_prob",
     "precision_recall_density_coverage",
     "sliced_wasserstein",
     "wasserstein_1d",

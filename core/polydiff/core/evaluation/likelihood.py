@@ -12,7 +12,7 @@ from torch import Tensor
 from polydiff.core.data import Context, Data, Rng, batch_size
 from polydiff.core.denoisers import Denoiser
 from polydiff.core.distributions import Dirac, Distribution, Joint, Normal, Predicted
-from polydiff.core.processes import ContinuousProcess, LinearGaussian, Process
+from polydiff.core.processes import ContinuousProcess, LinearGaussian, Process, Product
 
 __all__ = ["nelbo", "ode_log_prob"]
 
@@ -59,16 +59,14 @@ def _point(process: Process, x0: Data) -> Distribution:
 
 def _reconstruction(process: Process, denoiser: Denoiser, x: Data, t: float, x0: Data, ctx: Context) -> Tensor:
     """``log p(x_0 | x_t)`` at the last time; zero for tokens, which are there already."""
-    if isinstance(x, dict):
-        law = denoiser(x, t, ctx)
-        terms = [
-            _field(p, law.fields[k], t, x0[k], c)  # type: ignore[attr-defined, index]
-            for k, p, c in process.each(ctx)  # type: ignore[attr-defined]
-            if isinstance(p, LinearGaussian)
-        ]
-        return sum(terms) if terms else torch.zeros(batch_size(x))  # type: ignore[return-value]
+    if isinstance(process, Product):
+        assert isinstance(x0, dict)
+        laws = process.laws(denoiser(x, t, ctx))
+        fields = [(p, laws[k], x0[k], c) for k, p, c in process.each(ctx)]
+        terms = [_field(p, law, t, v, c) for p, law, v, c in fields if isinstance(p, LinearGaussian)]
+        return torch.stack(terms).sum(0) if terms else torch.zeros(batch_size(x))
     if not isinstance(process, LinearGaussian):
-        return torch.zeros(batch_size(x), device=x.device)
+        return torch.zeros(batch_size(x))
     return _field(process, denoiser(x, t, ctx), t, x0, ctx)
 
 

@@ -142,14 +142,14 @@ class LinearGaussian(ContinuousProcess):
                 )
             rho = eta * h * math.sqrt(max(1.0 - ratio * ratio, 0.0))
             return math.sqrt(max(h * h - rho * rho, 0.0)) / g, rho
-        g, h = torch.as_tensor(g), torch.as_tensor(h)
+        g_t, g_s = torch.as_tensor(g), torch.as_tensor(h)
         if eta == 0.0 and not self.observes_source:
-            return h / g, 0.0
-        safe = torch.where(g > 0, g, 1.0)
-        k = torch.as_tensor(at.a / to.a) if self.markov else torch.ones_like(g)
-        rho = eta * h * (1 - (k * h / safe) ** 2).clamp_min(0).sqrt()
-        z = torch.where(g > 0, (h * h - rho * rho).clamp_min(0).sqrt() / safe, 0.0)
-        return z, torch.where(g > 0, rho, h)
+            return g_s / g_t, 0.0
+        safe = torch.where(g_t > 0, g_t, 1.0)
+        keep = torch.as_tensor(at.a / to.a) if self.markov else torch.ones_like(g_t)
+        fresh = eta * g_s * (1 - (keep * g_s / safe) ** 2).clamp_min(0).sqrt()
+        z = torch.where(g_t > 0, (g_s * g_s - fresh * fresh).clamp_min(0).sqrt() / safe, 0.0)
+        return z, torch.where(g_t > 0, fresh, g_s)
 
     # -------------------------------------------------------------- fields
 

@@ -131,16 +131,22 @@ class Trainer:
         Args:
             batches: Random access by step.
             steps: Last step; a run that is already there returns at once.
-            seconds: Stop after this wall time if it comes first (such a run is not bit-reproducible).
+            seconds: Stop after this wall time if it comes first. Learning rates then follow whichever budget is further
+                spent, so that they come down in time; such a run is not bit-reproducible.
         """
         history, log = History(), None
         if self.run is not None:
             self._resume(self.run)
             log = JsonLines(self.run.folder / "log.jsonl")
-        begin, self._modules_train = time.monotonic(), [p.objective.train() for p in self.phases]
+        begin = time.monotonic()
+        for phase in self.phases:
+            phase.objective.train()
         with progress_bar(steps, "training", self.progress) as bar:
             bar.update(self.step)
             while self.step < steps and (seconds is None or time.monotonic() - begin < seconds):
+                spent = 0 if seconds is None else int(steps * (time.monotonic() - begin) / seconds)
+                for phase in self.phases:
+                    phase.set_rate(max(self.step, spent))
                 norms, reports = zip(*(self._phase(i, phase, batches) for i, phase in enumerate(self.phases)))
                 if self.ema is not None:
                     self.ema.update()
@@ -168,7 +174,6 @@ class Trainer:
                 (batches.batch(first + m).to(self.device), Rng(self.seed).child("train", number, first + m))
                 for m in range(self.accumulate)
             ]
-            phase.set_rate(self.step)
             phase.optimiser.zero_grad(set_to_none=True)
             loss = self._backward(phase.objective, parts)
             norm = nn.utils.clip_grad_norm_(phase.parameters, phase.clip)
