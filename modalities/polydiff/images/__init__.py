@@ -2,7 +2,8 @@
 
 from polydiff.images import recipes
 from polydiff.images.data import ImageCodec, grid
-from polydiff.images.generator import ImageGenerator, ImageLikelihood
+from polydiff.images.generator import ImageGenerator
+from polydiff.images.likelihood import ImageLikelihood
 from polydiff.images.masks import random_masks
 from polydiff.images.metrics import Figure, ImageReport, SmallConvFeatures, evaluate
 from polydiff.images.networks import DiT, UNet

@@ -126,6 +126,8 @@ class ImageCodec:
 
     def decode(self, data: Any, output: Output = "numpy") -> Any:
         """Images from standardised data: a list of PIL images, an array ``(N, H, W[, C])`` or a tensor ``(N, C, H, W)``."""
+        if output not in ("pil", "numpy", "torch"):
+            raise ValueError(f"output={output!r}: need 'pil', 'numpy' or 'torch'")
         pixels = (data.detach().float().cpu().numpy().astype(np.float64) * self.std + self.mean).clip(0, self.maximum)
         if self.integer:
             pixels = np.rint(pixels)
@@ -134,11 +136,9 @@ class ImageCodec:
         layout = pixels[:, 0] if self.channels == 1 else pixels.transpose(0, 2, 3, 1)
         if output == "numpy":
             return layout.astype(np.uint8 if self.integer and self.maximum <= 255 else np.float32)
-        if output == "pil":
-            from PIL import Image
+        from PIL import Image
 
-            return [Image.fromarray(i) for i in np.rint(layout * (255 / self.maximum)).astype(np.uint8)]
-        raise ValueError(f"output={output!r}: need 'pil', 'numpy' or 'torch'")
+        return [Image.fromarray(i) for i in np.rint(layout * (255 / self.maximum)).astype(np.uint8)]
 
     def class_numbers(self, labels: Any, n: int) -> Tensor:
         """Class numbers ``(n,)`` of one label for all or n labels."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,44 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polydiff.core.data import Context, Rng
+from polydiff.core.data import Context
 from polydiff.core.denoisers import Model
-from polydiff.core.evaluation.likelihood import ode_log_prob
 from polydiff.core.generator import Generator
 from polydiff.core.guidance import ClassifierFree
 from polydiff.core.processes import LinearGaussian
 from polydiff.core.sampling import Ancestral, Chain, DPMSolverPP, Sampler, sample
 from polydiff.core.schedules import Schedule, logsnr_times, uniform_times
-from polydiff.core.training import EMA, Batches, Denoising, History, Phase, Trainer, WarmupCosine
-from polydiff.core.training.checkpoint import config_to_json
-from polydiff.images.data import ImageCodec, Output, as_array, check_labels
-from polydiff.images.masks import random_masks
-from polydiff.images.networks import DiT, UNet
-from polydiff.images.recipes import (
-    ImageConfig,
-    default,
-    device_of,
-    preconditioner_of,
-    process_of,
-    times_of,
-    weight_of,
-)
-
-
-@dataclass(frozen=True)
-class ImageLikelihood:
-    """Likelihood of images under the probability flow.
-
-    Attributes:
-        nats: ``log P(image)`` of the integer pixels (after uniform dequantisation, hence a lower bound in expectation),
-            or the log-density of unit-range float pixels, ``(N,)``.
-        bits_per_dim: ``−nats / (D log 2)``, ``(N,)``.
-        dequantised: Whether uniform noise was added to integer pixels.
-    """
-
-    nats: np.ndarray
-    bits_per_dim: np.ndarray
-    dequantised: bool
+from polydiff.core.training import Batches, History
+from polydiff.images.build import device_of, model_of, trainer_of
+from polydiff.images.data import ImageCodec, Output, as_array
+from polydiff.images.likelihood import ImageLikelihood, image_likelihood
+from polydiff.images.recipes import ImageConfig, default
 
 
 class ImageGenerator(Generator):
@@ -85,42 +58,7 @@ class ImageGenerator(Generator):
         return ImageCodec.from_config(config)
 
     def _model_from(self, codec: ImageCodec) -> Model:
-        c: ImageConfig = self.config
-        classes, told = len(codec.classes), c.known > 0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = (
-                UNet(
-                    codec.channels,
-                    patch=c.patch,
-                    width=c.width,
-                    multipliers=c.multipliers,
-                    blocks=c.blocks,
-                    attention=c.attention,
-                    num_classes=classes,
-                    known_mask=told,
-                    dropout=c.dropout,
-                )
-                if c.network == "unet"
-                else DiT(
-                    codec.channels,
-                    (codec.height, codec.width),
-                    patch=c.patch,
-                    width=c.width,
-                    depth=c.depth,
-                    heads=c.heads,
-                    num_classes=classes,
-                    known_mask=told,
-                )
-            )
-        return Model(
-            network,
-            process_of(c),
-            preconditioner_of(c),
-            null={"label": classes} if classes else None,
-            sees_known=told,
-            autocast=torch.bfloat16 if c.precision == "bf16" else None,
-        ).to(self.device)
+        return model_of(self.config, codec, self.seed).to(self.device)
 
     # -------------------------------------------------------------- fitting
 
@@ -161,43 +99,23 @@ class ImageGenerator(Generator):
         if steps < 1:
             raise ValueError(f"steps={steps}: training needs at least 1 step")
         model = self._model_from(codec)
-        objective = Denoising(
+        trainer = trainer_of(
+            c,
             model,
-            times=times_of(c),
-            weight=weight_of(c),
-            drop=c.drop if cond else 0.0,
-            known=random_masks(c.known) if c.known > 0 else None,
-        )
-        trainer = self._trainer(objective, model, steps, run_dir, callbacks, progress)
-        batches = Batches(x, cond=cond, batch_size=min(c.batch_size, len(x)), seed=self.seed)
-        self.history = trainer.fit(batches, steps, seconds=seconds)
-        if trainer.ema is not None:
-            trainer.ema.copy_to(objective)
-        self.codec, self.model = codec, model.eval()
-        return self
-
-    def _trainer(
-        self,
-        objective: Denoising,
-        model: Model,
-        steps: int,
-        run_dir: str | Path | None,
-        callbacks: Iterable[Callable[..., None]],
-        progress: bool | None,
-    ) -> Trainer:
-        c: ImageConfig = self.config
-        optimiser = torch.optim.AdamW(model.parameters(), lr=c.lr, betas=(0.9, 0.99), weight_decay=c.weight_decay)
-        phase = Phase(objective, optimiser, schedule=WarmupCosine(min(c.warmup, max(steps // 10, 1)), steps))
-        return Trainer(
-            [phase],
-            ema=EMA(objective, decay=c.ema),
+            labelled=bool(cond),
+            steps=steps,
             seed=self.seed,
             device=self.device,
             run_dir=run_dir,
-            callbacks=list(callbacks),
+            callbacks=callbacks,
             progress=progress,
-            fingerprint=config_to_json(c),
         )
+        batches = Batches(x, cond=cond, batch_size=min(c.batch_size, len(x)), seed=self.seed)
+        self.history = trainer.fit(batches, steps, seconds=seconds)
+        if trainer.ema is not None:
+            trainer.ema.copy_to()
+        self.codec, self.model = codec, model.eval()
+        return self
 
     # -------------------------------------------------------------- sampling
 
@@ -239,7 +157,7 @@ class ImageGenerator(Generator):
             wrap=lambda d: ClassifierFree(d, guidance) if cond else d,
             progress=progress,
         )
-        return codec.decode(torch.cat([b for b in batches if isinstance(b, Tensor)]), output)
+        return _joined([codec.decode(batch, output) for batch in batches], output)
 
     def inpaint(
         self,
@@ -353,23 +271,8 @@ class ImageGenerator(Generator):
         codec, model = self._fitted()
         x = codec.encode(images)
         cond, _ = self._conditions(labels, len(x), 1.0, null=labels is None)
-        schedule = self._schedule()
-        times = logsnr_times(schedule, steps, high=9.0)[:-1]
-        out = []
-        for start in range(0, len(x), batch_size):
-            rows = slice(start, min(start + batch_size, len(x)))
-            rng = Rng(seed, range(rows.start, rows.stop))
-            y = x[rows]
-            if codec.integer:
-                y = y + (rng.uniform(y).float() - 0.5) / codec.std
-            ctx = Context(cond={k: v[rows] for k, v in cond.items()})
-            out.append(
-                ode_log_prob(model, y.to(self.device), times, ctx, divergence=divergence, probes=probes, rng=rng).cpu()
-            )
-        dims = math.prod(codec.shape)
-        scale = codec.std if codec.integer else codec.std / codec.maximum
-        nats = torch.cat(out).double().numpy() - dims * math.log(scale)
-        return ImageLikelihood(nats, -nats / (dims * math.log(2)), codec.integer)
+        times = logsnr_times(self._schedule(), steps, high=9.0)[:-1]
+        return image_likelihood(model, codec, x.to(self.device), cond, times, divergence, probes, seed, batch_size)
 
     def evaluate(self, images: Any, labels: Any = None, **options: Any) -> Any:
         """Honest numbers against held-out images: see ``polydiff.images.metrics.evaluate``."""
@@ -424,6 +327,13 @@ class ImageGenerator(Generator):
         )
 
 
+def _joined(parts: list[Any], output: Output) -> Any:
+    """Decoded batches as one: batches are decoded as they come, so that memory holds no second copy."""
+    if output == "pil":
+        return [image for part in parts for image in part]
+    return torch.cat(parts) if output == "torch" else np.concatenate(parts)
+
+
 def slerp(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
     """Great circle from a to b ``(1, ...)`` at weights ``(n,)``; radii are interpolated linearly."""
     u, v = a.flatten(1), b.flatten(1)
@@ -434,4 +344,4 @@ def slerp(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
     return (way * ((1 - w) * ru + w * rv)[:, None]).unflatten(1, a.shape[1:])
 
 
-__all__ = ["ImageGenerator", "ImageLikelihood", "check_labels", "slerp"]
+__all__ = ["ImageGenerator", "ImageLikelihood", "slerp"]

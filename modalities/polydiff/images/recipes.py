@@ -3,17 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
-
-import torch
-
-from polydiff.core.denoisers import EpsPrediction, Karras, Preconditioner, VelocityPrediction, VPrediction, X0Prediction
-from polydiff.core.processes import Flow, Gaussian, LinearGaussian
-from polydiff.core.schedules import EDM, Cosine, RectifiedFlow, VPLinear
-from polydiff.core.training.times import LogitNormal, LogNormalSigma, TimeLaw, Uniform
-from polydiff.core.training.weights import SNR, EDMWeight, MinSNR, Sigmoid, VelocityWeight, VWeight, Weight
-
-T = TypeVar("T")
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -83,57 +73,6 @@ class ImageConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1]")
 
 
-def process_of(config: ImageConfig) -> LinearGaussian:
-    """The corruption that a configuration names."""
-    match config.schedule:
-        case "cosine":
-            return Gaussian(Cosine(config.shift))
-        case "vp-linear":
-            return Gaussian(VPLinear())
-        case "edm":
-            return Gaussian(EDM())
-        case "rectified":
-            return Flow(RectifiedFlow())
-    raise ValueError(f"schedule={config.schedule!r}: need 'cosine', 'vp-linear', 'rectified' or 'edm'")
-
-
-def preconditioner_of(config: ImageConfig) -> Preconditioner:
-    """The parametrisation that a configuration names."""
-    kinds: dict[str, type[Preconditioner]] = {
-        "v": VPrediction,
-        "eps": EpsPrediction,
-        "x0": X0Prediction,
-        "velocity": VelocityPrediction,
-        "karras": Karras,
-    }
-    return _pick(kinds, "prediction", config.prediction)()
-
-
-def weight_of(config: ImageConfig) -> Weight:
-    """The loss weight that a configuration names."""
-    kinds: dict[str, Weight] = {
-        "v": VWeight(),
-        "snr": SNR(),
-        "min-snr": MinSNR(),
-        "sigmoid": Sigmoid(bias=2.0),
-        "edm": EDMWeight(),
-        "velocity": VelocityWeight(),
-    }
-    return _pick(kinds, "weight", config.weight)
-
-
-def times_of(config: ImageConfig) -> TimeLaw:
-    """The law of the training time that a configuration names."""
-    kinds: dict[str, TimeLaw] = {"uniform": Uniform(), "logit-normal": LogitNormal(), "edm": LogNormalSigma()}
-    return _pick(kinds, "times", config.times)
-
-
-def _pick(kinds: dict[str, T], field: str, name: str) -> T:
-    if name not in kinds:
-        raise ValueError(f"{field}={name!r}: need one of {', '.join(map(repr, kinds))}")
-    return kinds[name]
-
-
 # ------------------------------------------------------------------ recipes
 
 
@@ -200,12 +139,3 @@ def default(height: int, width: int) -> ImageConfig:
     """A starting point by image size: ``digits`` up to 12 pixels, ``mnist`` up to 40, ``cifar10`` beyond."""
     side = max(height, width)
     return digits() if side <= 12 else mnist() if side <= 40 else cifar10()
-
-
-def device_of(device: str | torch.device | None) -> torch.device:
-    """The given device, else CUDA or Apple's where there is one, else the CPU."""
-    if device is not None:
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
