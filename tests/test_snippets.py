@@ -48,6 +48,13 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         exec(compile(block["text"], f"{page}:{line}", "exec"), names)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+def test_examples_run(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script.read_text(), script.name, "exec"), {"__name__": "example"})
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")])
 def test_shell_commands_exist(page):
     from polydiff.cli import main

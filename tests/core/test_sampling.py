@@ -20,10 +20,12 @@ from polydiff.core.sampling import (
     PerField,
     Replace,
     Transition,
+    path_log_prob,
     sample,
     trajectory,
 )
 from polydiff.core.schedules import EDM, Cosine, RectifiedFlow, VPLinear, karras_times, uniform_times
+from polydiff.core.wrappers import NFE, ByTime
 
 START = torch.tensor([[-1.5, 0.3], [0.3, 1.2], [1.2, -0.4], [0.1, 0.9]], dtype=torch.float64)
 DETERMINISTIC = {
@@ -480,6 +482,42 @@ def test_kernels_replay_the_path_and_score_it(mixture):
     for tr in trajectory(denoiser, START, uniform_times(6), Ancestral(), rng=Rng(0, 4)):
         again, _ = tr.step.kernel(denoiser.process, tr.x_t, tr.posterior, tr.t, tr.s, tr.ctx, tr.state)
         torch.testing.assert_close(again.log_prob(tr.x_s), tr.kernel.log_prob(tr.x_s))
+
+
+@pytest.mark.parametrize("case", ["gaussian", "tokens"])
+def test_recorded_paths_are_scored_and_differentiable(mixture, table, case):
+    """The log-probability of a path under its own denoiser is that of its kernels; known entries do not count."""
+    if case == "gaussian":
+        denoiser, x = mixture.denoiser(Gaussian(Cosine())), START
+        path = list(trajectory(denoiser, x, uniform_times(6)[:-1], Ancestral(), rng=Rng(0, 4)))
+    else:
+        denoiser = ExactTokens(table, Discrete.absorbing(3))
+        path = list(trajectory(denoiser, torch.full((4, 2), 3), uniform_times(6), Ancestral(), rng=Rng(0, 4)))
+    total = sum(tr.kernel.log_prob(tr.x_s) for tr in path)
+    torch.testing.assert_close(path_log_prob(denoiser, path), total)
+    gain = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    if case == "gaussian":
+        learned = FunctionDenoiser(denoiser.process, lambda x, t, ctx: Normal(gain * x))
+        path_log_prob(learned, path).sum().backward()
+        assert float(gain.grad.abs()) > 0
+    path[0].kernel = None
+    with pytest.raises(ValueError, match="no single kernel"):
+        path_log_prob(denoiser, path)
+
+
+def test_another_denoiser_for_each_interval_of_time():
+    process = Gaussian(Cosine())
+    low, high = (FunctionDenoiser(process, lambda x, t, ctx, v=v: Normal(torch.full_like(x, v))) for v in (1.0, 2.0))
+    counted = NFE(low)
+    both = ByTime({(0.0, 0.5): counted, (0.5, 1.0): high})
+    assert float(both(START, 0.5, Context()).mean[0, 0]) == 1
+    assert float(both(START, 0.51, Context()).mean[0, 0]) == 2
+    counted.count = 0
+    sample(both, START, uniform_times(10), Ancestral(0.0))
+    assert counted.count == 5
+    assert both.process is process
+    with pytest.raises(ValueError, match="must cover"):
+        ByTime({(0.0, 0.4): low, (0.5, 1.0): high})
 
 
 def test_loop_is_differentiable():

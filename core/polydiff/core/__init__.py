@@ -46,14 +46,17 @@ from polydiff.core.sampling import (
     trajectory,
 )
 from polydiff.core.training import EMA, Batch, Batches, Denoising, Loss, Objective, Phase, Trainer
+from polydiff.core.wrappers import NFE, ByTime
 
 __all__ = [
     "EMA",
+    "NFE",
     "Ancestral",
     "Batch",
     "Batches",
     "Bridge",
     "Brownian",
+    "ByTime",
     "Chain",
     "Churn",
     "ClassifierFree",

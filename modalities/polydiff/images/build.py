@@ -148,7 +148,13 @@ def trainer_of(
         drop=config.drop if labelled else 0.0,
         known=random_masks(config.known) if config.known > 0 else None,
     )
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.lr,
+        betas=(0.9, 0.99),
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),  # one kernel for all tensors: a tenth of a small step
+    )
     schedule = WarmupCosine(min(config.warmup, max(steps // 10, 1)), steps)
     return Trainer(
         [Phase(objective, optimiser, schedule=schedule)],

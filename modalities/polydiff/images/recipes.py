@@ -79,7 +79,16 @@ class ImageConfig:
 def digits() -> ImageConfig:
     """scikit-learn's 8×8 digits in under a minute on two cores."""
     return ImageConfig(
-        width=32, multipliers=(1, 2), blocks=1, attention=(), steps=1500, batch_size=64, lr=2e-3, warmup=50, ema=0.995
+        width=24,
+        multipliers=(1, 2),
+        blocks=1,
+        attention=(),
+        steps=1600,
+        batch_size=64,
+        lr=3e-3,
+        warmup=50,
+        ema=0.993,
+        known=0.15,
     )
 
 

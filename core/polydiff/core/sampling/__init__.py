@@ -7,6 +7,7 @@ from polydiff.core.sampling.loop import sample, systematic, trajectory
 from polydiff.core.sampling.multistep import DPMSolverPP
 from polydiff.core.sampling.ode import Euler, Heun
 from polydiff.core.sampling.per_field import PerField
+from polydiff.core.sampling.replay import path_log_prob
 from polydiff.core.sampling.sampler import Chain, Sampler
 from polydiff.core.sampling.step import Control, OneCall, Step, Transition
 
@@ -24,6 +25,7 @@ __all__ = [
     "Sampler",
     "Step",
     "Transition",
+    "path_log_prob",
     "sample",
     "systematic",
     "trajectory",
