@@ -21,6 +21,7 @@ from polydiff.images import ImageGenerator, SmallConvFeatures, grid, recipes
 SEEDS = (0, 1, 2)
 SAMPLES = 2500
 STEPS = 20
+GUIDANCE = (1.0, 1.2, 1.5)
 
 
 def flat(images):
@@ -49,33 +50,29 @@ def measure(seed, seconds=60.0):
     }
     asked = np.arange(SAMPLES) % 10
     guided = gen.sample(SAMPLES, label=asked, guidance=1.5, steps=STEPS, seed=seed)
-    plain = gen.sample(len(first), label=np.arange(len(first)) % 10, guidance=1.0, steps=STEPS, seed=seed + 1)
     judge = SVC(gamma=0.001).fit(flat(train.images), train.labels)
+    student = SVC(gamma=0.001).fit(flat(guided), asked)
     out["agreement"] = float((judge.predict(flat(guided)) == asked).mean())
     out["svc_real"] = judge.score(flat(rest.images), rest.labels)
-    for name, images, labels in (
-        ("svc_generated", guided, asked),
-        ("svc_generated_plain", plain, np.arange(len(plain)) % 10),
-    ):
-        out[name] = SVC(gamma=0.001).fit(flat(images), labels).score(flat(rest.images), rest.labels)
+    out["svc_generated"] = student.score(flat(rest.images), rest.labels)
     codec = gen.codec
     x, y = codec.encode(data.images), codec.class_numbers(data.labels, len(data.images))
     features = SmallConvFeatures(x, y)
     kinds = {"pixels": lambda im: torch.from_numpy(flat(im)), "conv": lambda im: features(codec.encode(im))}
-    for kind, f in kinds.items():
-        floor = float(frechet_distance(f(first.images), f(second.images)))
-        out[f"frechet_{kind}_floor"] = floor
-        out[f"frechet_{kind}"] = float(frechet_distance(f(first.images), f(plain)))
-        out[f"frechet_{kind}_guided"] = float(frechet_distance(f(first.images), f(guided[: len(first)])))
-    fresh, held = nearest(plain[: len(rest)], train.images), nearest(rest.images, train.images)
-    out["memorisation_ks_p"] = float(ks_2samp(fresh, held).pvalue)
-    memory = memorisation_test(flat(train.images), flat(rest.images), flat(plain[: len(rest)]))
-    out |= {
-        "closer": memory.closer,
-        "closer_p": memory.p_value,
-        "share_p": memory.share_p_value,
-        "copies": memory.copies,
-    }
+    floors = {k: float(frechet_distance(f(first.images), f(second.images))) for k, f in kinds.items()}
+    held = nearest(rest.images, train.images)
+    for guidance in GUIDANCE:
+        made = gen.sample(len(first), label=np.arange(len(first)) % 10, guidance=guidance, steps=STEPS, seed=seed + 1)
+        for kind, f in kinds.items():
+            out[f"frechet_{kind}_{guidance}"] = float(frechet_distance(f(first.images), f(made))) / floors[kind]
+        fresh = made[: len(rest)]
+        out[f"ks_p_{guidance}"] = float(ks_2samp(nearest(fresh, train.images), held).pvalue)
+        memory = memorisation_test(flat(train.images), flat(rest.images), flat(fresh))
+        out |= {
+            f"closer_{guidance}": memory.closer,
+            f"closer_p_{guidance}": memory.p_value,
+            f"copies_{guidance}": memory.copies,
+        }
     likelihood = gen.log_likelihood(rest.images[:200], rest.labels[:200], steps=30, probes=2)
     out["bits_per_dim"] = float(likelihood.bits_per_dim.mean())
     return out, gen
@@ -122,39 +119,30 @@ def main():
         bar="≥ 0.965",
         **{"trained on real": float(column("svc_real").mean())},
     )
-    write(
-        "digits-train-on-generated-unguided",
-        "svc_generated_plain",
-        "the same with as many digits as half of the data, guidance 1",
-        **{"trained on real": float(column("svc_real").mean())},
-    )
     for kind in ("pixels", "conv"):
-        ratio = column(f"frechet_{kind}") / column(f"frechet_{kind}_floor")
-        record(
-            "images",
-            f"digits-frechet-{kind}-ratio",
-            f"Fréchet distance ({kind}) of 898 samples to half of the real data over that of the other half, {STEPS} steps, guidance 1",
-            ratio.mean(),
-            interval=(ratio.min(), ratio.max()),
-            floor=1.0,
+        write(
+            f"digits-frechet-{kind}",
+            f"frechet_{kind}_1.2",
+            f"Fréchet distance ({kind}) of 898 samples to half of the real data over that of the other half, {STEPS} steps, "
+            "guidance 1.2 (the recipe's)",
             bar="≤ 1.5",
-            seeds=SEEDS,
-            baselines={
-                "guidance 1.5": float((column(f"frechet_{kind}_guided") / column(f"frechet_{kind}_floor")).mean())
-            },
-            note="guidance trades the law for the label: the ratio at guidance 1.5 stands beside",
+            note="guidance trades the law for the label: other scales stand beside;",
+            **{f"guidance {g}": float(column(f"frechet_{kind}_{g}").mean()) for g in (1.0, 1.5)},
         )
     write(
         "digits-memorisation",
-        "memorisation_ks_p",
-        "two-sided Kolmogorov–Smirnov p-value, distances to the nearest training digit of samples against held-out digits, guidance 1",
+        "ks_p_1.2",
+        "two-sided Kolmogorov–Smirnov p-value, distances to the nearest training digit of samples against held-out digits, "
+        "guidance 1.2",
         bar="> 0.01",
+        note="at guidance 1 samples lie farther from the training data than held-out digits do, at 1.5 closer;",
+        **{f"guidance {g}": float(column(f"ks_p_{g}").mean()) for g in (1.0, 1.5)},
     )
     write(
         "digits-closer",
-        "closer",
-        "probability that a sample is closer to the training data than a held-out digit; 0.5 is ideal",
-        floor=None,
+        "closer_1.2",
+        "probability that a sample is closer to the training data than a held-out digit, guidance 1.2; 0.5 is ideal",
+        **{f"guidance {g}": float(column(f"closer_{g}").mean()) for g in (1.0, 1.5)},
     )
     write(
         "digits-bits-per-dim",

@@ -89,6 +89,7 @@ def digits() -> ImageConfig:
         warmup=50,
         ema=0.993,
         known=0.15,
+        guidance=1.2,
     )
 
 
