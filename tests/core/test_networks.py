@@ -44,8 +44,8 @@ def test_any_size_keeps_its_shape_and_starts_at_zero(make, channels, size):
     x = torch.randn(2, channels, *size)
     out = net(x, torch.zeros(2), Context())
     assert out.shape == x.shape
-    assert float(out.abs().max()) == 0
-    assert float(wake(net)(x, torch.zeros(2), Context()).std()) > 0
+    assert out.abs().max().item() == 0
+    assert wake(net)(x, torch.zeros(2), Context()).std().item() > 0
 
 
 def test_gradient_reaches_every_parameter(make):
@@ -129,7 +129,7 @@ def test_residual_block_runs_on_sequences_and_images(dimension):
 
 def test_mlp_and_embeddings():
     mlp = MLP(3, 2, width=16, depth=2, cond=8)
-    assert float(mlp(torch.randn(4, 7, 3), torch.randn(4, 7, 8)).abs().max()) == 0
+    assert mlp(torch.randn(4, 7, 3), torch.randn(4, 7, 8)).abs().max().item() == 0
     embed = FourierEmbedding(8)
     assert embed(torch.zeros(3, 5)).shape == (3, 5, 8)
     near, far = (float((embed(torch.tensor([0.0])) - embed(torch.tensor([d]))).norm()) for d in (0.01, 2.0))

@@ -73,7 +73,7 @@ def check(entry: Mapping[str, Any]) -> list[str]:
     """What is wrong with an entry; nothing for a good one."""
     wrong = [f"{key} is missing" for key in REQUIRED if entry.get(key) in (None, "")]
     if not isinstance(entry.get("value"), (int, float)):
-        wrong.append("value is no number")
+        return [*wrong, "value is no number"]
     interval = entry.get("interval")
     if interval is not None and not (len(interval) == 2 and interval[0] <= entry["value"] <= interval[1]):
         wrong.append("the interval does not hold the value")

@@ -16,7 +16,6 @@ from polydiff.core.data import Rng
 from polydiff.core.training import CorruptCheckpoint
 from polydiff.datasets import digits
 from polydiff.images import ImageCodec, ImageConfig, ImageGenerator, SmallConvFeatures, grid, random_masks, recipes
-from polydiff.images.generator import slerp
 
 TINY = ImageConfig(width=16, multipliers=(1, 2), blocks=1, attention=(), steps=40, batch_size=32, sample_steps=6)
 DATA = digits()
@@ -178,15 +177,6 @@ def test_interpolation_starts_and_ends_at_its_ends(gen):
     for got, want in ((way[0], a), (way[-1], b)):
         assert float(np.abs(got.astype(float) - want).mean()) < 1.0
     assert float(np.abs(way[2].astype(float) - a).mean()) > 0.5
-
-
-def test_slerp_keeps_the_radius_and_the_ends():
-    a, b = (torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
-    way = slerp(a, b, torch.linspace(0, 1, 7))
-    torch.testing.assert_close(way[0], a[0])
-    torch.testing.assert_close(way[-1], b[0])
-    radii = way.flatten(1).norm(dim=1)
-    assert bool(((radii >= min(a.norm(), b.norm()) - 1e-4) & (radii <= max(a.norm(), b.norm()) + 1e-4)).all())
 
 
 def test_likelihood_prefers_digits_to_noise_and_estimates_agree(gen):

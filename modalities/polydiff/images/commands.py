@@ -161,9 +161,7 @@ def demo(out: Path) -> Section:
             f"{generator.config.sample_steps} steps of DPM-Solver++(2M) with guidance {generator.config.guidance}."
         ),
         pictures=[
-            Picture.of(
-                "Generated", "One row a requested digit. None of these exists in the data.", grid(made, columns, 6)
-            ),
+            Picture.of("Generated", "One row a requested digit.", grid(made, columns, 6)),
             Picture.of("Real", "Training digits, in the same order, for comparison.", grid(shown, columns, 6)),
             Picture.of(
                 "From noise to digit",
@@ -222,7 +220,8 @@ def _numbers(generator: ImageGenerator, train: LabelledImages, rest: LabelledIma
             "accuracy on held-out real digits of the same classifier trained on generated digits alone",
         ),
     ]
-    for name in ("frechet", "kid", "precision", "recall", "classifier two-sample", "memorisation p-value"):
+    titles = {"frechet": "Fréchet distance", "classifier two-sample": "two-sample classifier"}
+    for name in ("frechet", "precision", "recall", "classifier two-sample", "memorisation p-value"):
         figure = plain[name]
-        numbers.append(Number(name, f"{figure.value:.3f}", f"{figure.floor:.3f}", figure.meaning))
+        numbers.append(Number(titles.get(name, name), f"{figure.value:.3f}", f"{figure.floor:.3f}", figure.meaning))
     return numbers

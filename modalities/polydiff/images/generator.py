@@ -16,12 +16,13 @@ from polydiff.core.denoisers import Model
 from polydiff.core.generator import Generator
 from polydiff.core.guidance import ClassifierFree
 from polydiff.core.processes import LinearGaussian
-from polydiff.core.sampling import Ancestral, Chain, DPMSolverPP, Sampler, sample
+from polydiff.core.sampling import Chain, DPMSolverPP, Sampler, interpolate
 from polydiff.core.schedules import Schedule, logsnr_times, uniform_times
 from polydiff.core.training import Batches, History
 from polydiff.images.build import device_of, model_of, trainer_of
 from polydiff.images.data import ImageCodec, Output, as_array
 from polydiff.images.likelihood import ImageLikelihood, image_likelihood
+from polydiff.images.masks import mask_of
 from polydiff.images.recipes import ImageConfig, default
 
 
@@ -188,14 +189,8 @@ class ImageGenerator(Generator):
             raise ValueError(
                 "this model was trained without given pixels: set known=0.25 in its configuration and fit again"
             )
-        mask = np.asarray(known.cpu() if isinstance(known, Tensor) else known)
-        if mask.dtype != bool:
-            raise ValueError(f"known of type {mask.dtype}: need booleans, True where a pixel is given")
         raw = as_array(images)
-        size = (codec.height, codec.width)
-        if mask.shape not in (size, (len(raw), *size)):
-            raise ValueError(f"known of shape {mask.shape}: need {size} or {(len(raw), *size)}, as the images")
-        mask = np.broadcast_to(mask, (len(raw), *size))[:, None]
+        mask = mask_of(known, len(raw), (codec.height, codec.width))
         given = codec.encode(np.where(mask, raw, 0).astype(raw.dtype))
         hold = torch.from_numpy(mask.copy())
         free = label is None
@@ -231,16 +226,9 @@ class ImageGenerator(Generator):
         Source: Denoising Diffusion Implicit Models, 2020, arXiv 2010.02502, section 5.3.
         """
         codec, model = self._fitted()
-        if n < 2:
-            raise ValueError(f"n={n}: the way has two ends, so at least 2 images")
         ends = torch.cat([codec.encode([i]) for i in (first, last)]).to(self.device)
-        grid = uniform_times(steps)
-        with torch.no_grad():
-            cond, _ = self._conditions(label, 2, 1.0, null=label is None)
-            z = sample(model, ends, grid[::-1], Ancestral(0.0), Context(cond=cond))
-            way = slerp(z[:1], z[1:], torch.linspace(0, 1, n, device=self.device))  # type: ignore[index]
-            cond, _ = self._conditions(label, n, 1.0, null=label is None)
-            x = sample(model, way, grid, Ancestral(0.0), Context(cond=cond))
+        cond, _ = self._conditions(label, 1, 1.0, null=label is None)
+        x = interpolate(model, ends[0], ends[1], n, uniform_times(steps), Context(cond=cond))
         return codec.decode(x, output)
 
     # -------------------------------------------------------------- likelihood and evaluation
@@ -334,14 +322,4 @@ def _joined(parts: list[Any], output: Output) -> Any:
     return torch.cat(parts) if output == "torch" else np.concatenate(parts)
 
 
-def slerp(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
-    """Great circle from a to b ``(1, ...)`` at weights ``(n,)``; radii are interpolated linearly."""
-    u, v = a.flatten(1), b.flatten(1)
-    ru, rv = u.norm(), v.norm()
-    angle = ((u @ v.T) / (ru * rv)).clamp(-1, 1).acos().clamp_min(1e-6)
-    p, q = ((1 - w) * angle).sin() / angle.sin(), (w * angle).sin() / angle.sin()
-    way = p.T * (u / ru) + q.T * (v / rv)
-    return (way * ((1 - w) * ru + w * rv)[:, None]).unflatten(1, a.shape[1:])
-
-
-__all__ = ["ImageGenerator", "ImageLikelihood", "slerp"]
+__all__ = ["ImageGenerator", "ImageLikelihood"]

@@ -1,13 +1,25 @@
-"""Random masks of given pixels: how a model learns to be told part of an image."""
+"""Masks of given pixels: a user's, and random ones from which a model learns to be told part of an image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from polydiff.core.data import Data, Rng
+
+
+def mask_of(known: Any, n: int, size: tuple[int, int]) -> np.ndarray:
+    """A user's mask ``(H, W)`` or ``(N, H, W)`` as ``(n, 1, H, W)``; refused where it is not one."""
+    mask = np.asarray(known.cpu() if isinstance(known, Tensor) else known)
+    if mask.dtype != bool:
+        raise ValueError(f"known of type {mask.dtype}: need booleans, True where a pixel is given")
+    if mask.shape not in (size, (n, *size)):
+        raise ValueError(f"known of shape {mask.shape}: need {size} or {(n, *size)}, as the images")
+    return np.broadcast_to(mask, (n, *size))[:, None]
 
 
 def random_masks(share: float) -> Callable[[Data, Rng], Data]:

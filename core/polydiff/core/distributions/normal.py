@@ -31,8 +31,8 @@ class Normal(Distribution):
             (what a regression network learns): transitions then treat the spread as zero, and sampling raises.
         noise: The law of z.
 
-    >>> Normal(torch.zeros(2, 3), 1.0).log_prob(torch.zeros(2, 3)).tolist()  # 3 · −½ log 2π
-    [-2.756815195083618, -2.756815195083618]
+    >>> Normal(torch.zeros(2, 3), 1.0).log_prob(torch.zeros(2, 3))  # 3 · −½ log 2π
+    tensor([-2.7568, -2.7568])
     """
 
     mean: Tensor

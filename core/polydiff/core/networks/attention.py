@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from polydiff.core.networks.init import zero_init
 
 __all__ = ["Attention", "TransformerBlock", "modulate"]
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm in the type of its input, so that it stays one fused kernel under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., D)`` to ``(..., D)``."""
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -27,8 +36,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.q_norm = nn.RMSNorm(width // heads) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
 
     def forward(self, x_BLD: Tensor, valid: Tensor | None = None) -> Tensor:
         """``(B, L, D)`` to ``(B, L, D)``; tokens where ``valid`` (B, L) is False are not attended to."""

@@ -3,6 +3,7 @@
 from polydiff.core.sampling.ancestral import Ancestral
 from polydiff.core.sampling.churn import Churn
 from polydiff.core.sampling.controls import Replace
+from polydiff.core.sampling.interpolate import interpolate, slerp
 from polydiff.core.sampling.loop import sample, systematic, trajectory
 from polydiff.core.sampling.multistep import DPMSolverPP
 from polydiff.core.sampling.ode import Euler, Heun
@@ -25,8 +26,10 @@ __all__ = [
     "Sampler",
     "Step",
     "Transition",
+    "interpolate",
     "path_log_prob",
     "sample",
+    "slerp",
     "systematic",
     "trajectory",
 ]
