@@ -1,7 +1,10 @@
 """Parametrisations, models, guidance."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from polydiff.core.data import Context, Rng
 from polydiff.core.denoisers import (
@@ -20,7 +23,7 @@ from polydiff.core.distributions import Categorical, Joint, Normal
 from polydiff.core.guidance import ClassifierFree
 from polydiff.core.processes import Bridge, Discrete, Gaussian, Product, Residual
 from polydiff.core.sampling import Ancestral, sample
-from polydiff.core.schedules import EDM, Cosine, LogLinear, uniform_times
+from polydiff.core.schedules import EDM, Cosine, LogLinear, VPLinear, uniform_times
 
 X0 = torch.tensor([[0.8, -0.3], [1.1, 0.2]], dtype=torch.float64)
 Z = torch.tensor([[-0.4, 1.2], [0.9, -1.5]], dtype=torch.float64)
@@ -242,3 +245,14 @@ def test_guided_model_samples_what_the_exact_product_says():
         ClassifierFree(model, 3.0), torch.randn(4, 2, dtype=torch.float64), uniform_times(10), Ancestral(0.0), ctx
     )
     torch.testing.assert_close(x, torch.full_like(x, 3.0), rtol=0, atol=1e-3)
+
+
+def test_a_model_finds_its_process_after_copies_and_exchanges():
+    """The process is looked up past nn.Module for speed: copies and new assignments must not see the old one."""
+    model = Model(nn.Linear(2, 2), Gaussian(Cosine()), EpsPrediction())
+    copied = copy.deepcopy(model)
+    assert copied.process is copied._modules["process"] is not model.process
+    assert copied.process.path is copied.process._modules["path"] is not model.process.path
+    model.process = Gaussian(VPLinear())
+    assert isinstance(model.process.path, VPLinear)
+    assert model.process is model._modules["process"]

@@ -132,7 +132,7 @@ def test_mlp_and_embeddings():
     assert mlp(torch.randn(4, 7, 3), torch.randn(4, 7, 8)).abs().max().item() == 0
     embed = FourierEmbedding(8)
     assert embed(torch.zeros(3, 5)).shape == (3, 5, 8)
-    near, far = (float((embed(torch.tensor([0.0])) - embed(torch.tensor([d]))).norm()) for d in (0.01, 2.0))
+    near, far = ((embed(torch.tensor([0.0])) - embed(torch.tensor([d]))).norm().item() for d in (0.01, 2.0))
     assert near < far
     assert LabelEmbedding(3, 8)(torch.tensor([3])).shape == (1, 8)
     positions = grid_positions(3, 4, 8)

@@ -68,8 +68,8 @@ def match_time(t: Time, x: Data) -> Tensor:
         return t
     leaf = x if isinstance(x, Tensor) else next(iter(x.values()))
     if leaf.is_floating_point():
-        return leaf.new_full((leaf.shape[0],), t)
-    return torch.full((len(leaf),), t, device=leaf.device)
+        return leaf.new_full(leaf.shape[:1], t)
+    return torch.full(leaf.shape[:1], t, device=leaf.device)
 
 
 def masked_sum(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -257,6 +257,7 @@ class Model(Denoiser):
     ) -> None:
         super().__init__()
         self.network, self.process, self.preconditioner = network, process, preconditioner
+        self.__dict__["process"] = process  # found at once: see LinearGaussian
         self.null, self.sees_known, self.autocast = dict(null or {}), sees_known, autocast
 
     def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:

@@ -43,7 +43,10 @@ class LinearGaussian(ContinuousProcess):
     ) -> None:
         super().__init__()
         self.path, self.source, self.observes_source, self.markov = path, source, observes_source, markov
-        #: Coefficients at a time. Bound once: looking a submodule up costs as much as a small tensor operation.
+        # Looking a submodule up costs as much as a small tensor operation; an entry of __dict__ is found first, and
+        # nn.Module removes it when the attribute is set anew.
+        self.__dict__["path"] = path
+        #: Coefficients at a time.
         self.at = path.at
 
     # -------------------------------------------------------------- coefficients
