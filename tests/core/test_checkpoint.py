@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -181,6 +182,22 @@ def test_the_previous_artefact_survives_a_kill_at_any_system_call(tmp_path):
     assert killed >= 5
     write_artifact(folder, files(3))
     assert [p.name for p in tmp_path.iterdir()] == ["a"], "what dead processes left behind is cleaned"
+
+
+def test_a_failed_exchange_puts_the_previous_artefact_back(tmp_path, monkeypatch):
+    write_artifact(tmp_path / "a", files(1))
+    rename = os.rename
+
+    def refuse_the_new(source, target):
+        if Path(target) == tmp_path / "a" and ".tmp" in str(source):
+            raise OSError("the file system went read-only")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_the_new)
+    with pytest.raises(OSError, match="read-only"):
+        write_artifact(tmp_path / "a", files(2))
+    assert value_of(tmp_path / "a") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_really_full_disk_leaves_the_previous_artefact(tmp_path):

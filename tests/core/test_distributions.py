@@ -191,6 +191,20 @@ def test_states_without_mass_are_never_drawn():
     assert set(law.draw(edge).tolist()) <= {1, 3}
 
 
+def test_uniforms_keep_their_last_bits():
+    """Near 1 a float32 has steps of 6e-8: rounding the uniform would give the middle state's mass to its neighbours."""
+    law = Categorical(torch.tensor([[1 - 2e-9, 1e-9, 1e-9]], dtype=torch.float64).log())
+    assert law.draw(torch.tensor([1 - 1.5e-9], dtype=torch.float64)).tolist() == [1]
+
+
+def test_the_largest_uniform_draws_the_last_state_with_mass():
+    """Totals of the cumulative sum differ from 1 by rounding: states without mass at the end must stay out of reach."""
+    logits = torch.randn(2000, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits[:, 250:] = -torch.inf
+    u = torch.full((2000,), 1 - 2.0**-53, dtype=torch.float64)
+    assert Categorical(logits).draw(u).tolist() == [249] * 2000
+
+
 def test_gated_law_is_that_of_its_dense_form():
     stay = torch.tensor([[3, 1, 3]])
     inner = Categorical(rand(1, 3, 3))

@@ -12,7 +12,7 @@ from polydiff.core.distributions import Categorical, Dirac, Joint, Normal
 from polydiff.core.evaluation.likelihood import nelbo, ode_log_prob
 from polydiff.core.oracles import ExactTokens, GaussianMixture
 from polydiff.core.processes import Discrete, Gaussian, Product
-from polydiff.core.schedules import Cosine, VPLinear, logsnr_times, uniform_times
+from polydiff.core.schedules import VE, Cosine, VPLinear, logsnr_times, uniform_times
 
 
 def test_probability_flow_log_density_is_exact(unpinned, mixture):
@@ -54,6 +54,15 @@ def test_gaussian_bound_with_spread_is_the_entropy_at_any_number_of_steps(steps)
     got = nelbo(FunctionDenoiser(process, posterior), x0, uniform_times(steps), rng=Rng(1))
     entropy = 0.5 * math.log(2 * math.pi * math.e * 0.25)
     assert float(got.mean()) == pytest.approx(entropy, abs=4 * float(got.std()) / math.sqrt(n) + 1e-3)
+
+
+def test_the_bound_pays_for_a_prior_that_misses():
+    """Too little noise: q(x_1 | x_0) = N(3, ¼) is not the prior N(0, ¼), and their divergence of 18 nats counts."""
+    process = Gaussian(VE(sigma_max=0.5))
+    data = GaussianMixture(torch.ones(1), torch.full((1, 1), 3.0), torch.full((1,), 1e-3))
+    x0 = data.sample(200, Rng(0)).double()
+    paid = nelbo(data.denoiser(process), x0, uniform_times(64), rng=Rng(1)) + data.log_prob(x0)
+    assert float(paid.mean()) == pytest.approx(18.0, rel=0.02)
 
 
 def test_gaussian_bound_without_spread_lies_above_and_falls_with_the_steps():

@@ -166,6 +166,7 @@ def test_known_pixels_come_back_untouched_and_others_do_not(gen):
     assert np.array_equal(out[:, :, :4], DATA.images[:6][:, :, :4])
     assert not np.array_equal(out[:, :, 4:], DATA.images[:6][:, :, 4:])
     broken = np.where(known, DATA.images[:6], 13)
+    assert out[:, ~known].std() > 1, "unknown pixels are filled"
     assert np.array_equal(gen.inpaint(broken, known, seed=1), out), "values at unknown pixels are ignored"
     assert gen.inpaint(DATA.images[:2], np.stack([known, ~known]), label=3).shape == (2, 8, 8)
 

@@ -46,10 +46,9 @@ class Categorical(Distribution):
     def draw(self, noise: Tensor) -> Tensor:
         """Inverse CDF in float64; a state without mass is never drawn."""
         cdf = self.logits.double().softmax(-1).cumsum(-1)
-        total = cdf[..., -1:]
-        last = torch.searchsorted(cdf, total.contiguous())  # the last state with mass: rounding must not step past it
-        state = torch.searchsorted(cdf, (noise[..., None] * total).contiguous(), right=True)
-        return torch.minimum(state, last)[..., 0]
+        # u ≤ 1 − 2⁻⁵³, so that u · total stays under the total in float64: the search cannot step past the last mass.
+        level = (noise[..., None] * cdf[..., -1:]).contiguous()
+        return torch.searchsorted(cdf, level, right=True)[..., 0]
 
     def whiten(self, x: Data) -> Tensor:
         """The middle of the interval of uniforms that draw ``x``."""
