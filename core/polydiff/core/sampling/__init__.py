@@ -2,12 +2,16 @@
 
 from polydiff.core.sampling.ancestral import Ancestral
 from polydiff.core.sampling.churn import Churn
+from polydiff.core.sampling.confidence import Confident
 from polydiff.core.sampling.controls import Replace
+from polydiff.core.sampling.first_hitting import FirstHitting
 from polydiff.core.sampling.interpolate import interpolate, slerp
+from polydiff.core.sampling.lazy import Lazy
 from polydiff.core.sampling.loop import sample, systematic, trajectory
 from polydiff.core.sampling.multistep import DPMSolverPP
 from polydiff.core.sampling.ode import Euler, Heun
 from polydiff.core.sampling.per_field import PerField
+from polydiff.core.sampling.remask import Remask
 from polydiff.core.sampling.replay import path_log_prob
 from polydiff.core.sampling.sampler import Chain, Sampler
 from polydiff.core.sampling.step import Control, OneCall, Step, Transition
@@ -16,12 +20,16 @@ __all__ = [
     "Ancestral",
     "Chain",
     "Churn",
+    "Confident",
     "Control",
     "DPMSolverPP",
     "Euler",
+    "FirstHitting",
     "Heun",
+    "Lazy",
     "OneCall",
     "PerField",
+    "Remask",
     "Replace",
     "Sampler",
     "Step",

@@ -25,6 +25,12 @@ class VP(Schedule):
         alpha, sigma = alpha2.sqrt(), sigma2.sqrt()
         return alpha, sigma, 0.5 * alpha * sigma2 * slope, -0.5 * sigma * alpha2 * slope
 
+    def inverse_alpha(self, alpha: Tensor) -> Tensor:
+        """See ``Schedule``: the log-SNR is ``log(alpha² / (1 − alpha²))``."""
+        times = self.inverse((alpha * alpha).logit())
+        assert isinstance(times, Tensor)
+        return times
+
 
 class VPLinear(VP):
     """``alpha_u² = exp(−∫ beta)`` with beta linear from ``beta_min`` to ``beta_max``.
@@ -151,6 +157,11 @@ class RectifiedFlow(Schedule):
         """See ``Schedule``."""
         return (-logsnr / 2).sigmoid()
 
+    def inverse_alpha(self, alpha: Tensor) -> Tensor:
+        """See ``Schedule``."""
+        low, high = self.range
+        return ((1 - alpha - low) / (high - low)).clamp(0.0, 1.0)
+
 
 class LogLinear(Schedule):
     """For tokens: ``alpha = 1 − t`` is the probability that a token still shows, so t is the expected masked fraction.
@@ -172,6 +183,11 @@ class LogLinear(Schedule):
     def natural_inverse(self, logsnr: Tensor) -> Tensor:
         """See ``Schedule``."""
         return (-logsnr / 2).sigmoid()
+
+    def inverse_alpha(self, alpha: Tensor) -> Tensor:
+        """See ``Schedule``."""
+        low, high = self.range
+        return ((1 - alpha - low) / (high - low)).clamp(0.0, 1.0)
 
 
 def _linear_beta(u: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:

@@ -106,3 +106,7 @@ class Schedule(Path):
             exact = self.natural_inverse(torch.tensor(logsnr, dtype=torch.float64))
             return min(max((float(exact) - lo) / (hi - lo), 0.0), 1.0)
         return ((self.natural_inverse(logsnr) - lo) / (hi - lo)).clamp(0.0, 1.0)
+
+    def inverse_alpha(self, alpha: Tensor) -> Tensor:
+        """The time at a value of alpha, for schedules on which alpha falls from 1 to 0."""
+        raise TypeError(f"{type(self).__name__} has no inverse in alpha: use LogLinear, RectifiedFlow or a VP schedule")
