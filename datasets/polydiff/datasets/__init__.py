@@ -4,5 +4,16 @@ from polydiff.datasets.cifar import CIFAR10_CLASSES, cifar10_jpeg
 from polydiff.datasets.folder import data_folder
 from polydiff.datasets.handwritten import digits, mnist
 from polydiff.datasets.labelled import LabelledImages
+from polydiff.datasets.texts import first_names, python_topics, tinyshakespeare
 
-__all__ = ["CIFAR10_CLASSES", "LabelledImages", "cifar10_jpeg", "data_folder", "digits", "mnist"]
+__all__ = [
+    "CIFAR10_CLASSES",
+    "LabelledImages",
+    "cifar10_jpeg",
+    "data_folder",
+    "digits",
+    "first_names",
+    "mnist",
+    "python_topics",
+    "tinyshakespeare",
+]

@@ -5,18 +5,16 @@ from polydiff.images.data import ImageCodec, grid
 from polydiff.images.generator import ImageGenerator
 from polydiff.images.likelihood import ImageLikelihood
 from polydiff.images.masks import random_masks
-from polydiff.images.metrics import Figure, ImageReport, SmallConvFeatures, evaluate
+from polydiff.images.metrics import SmallConvFeatures, evaluate
 from polydiff.images.networks import DiT, UNet
 from polydiff.images.recipes import ImageConfig
 
 __all__ = [
     "DiT",
-    "Figure",
     "ImageCodec",
     "ImageConfig",
     "ImageGenerator",
     "ImageLikelihood",
-    "ImageReport",
     "SmallConvFeatures",
     "UNet",
     "evaluate",

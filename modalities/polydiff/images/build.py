@@ -20,7 +20,7 @@ from polydiff.core.denoisers import (
 )
 from polydiff.core.processes import Flow, Gaussian, LinearGaussian
 from polydiff.core.schedules import EDM, Cosine, RectifiedFlow, VPLinear
-from polydiff.core.training import EMA, Denoising, Phase, Trainer, WarmupCosine
+from polydiff.core.training import Denoising, Trainer, standard_trainer
 from polydiff.core.training.checkpoint import config_to_json
 from polydiff.core.training.times import LogitNormal, LogNormalSigma, TimeLaw, Uniform
 from polydiff.core.training.weights import SNR, EDMWeight, MinSNR, Sigmoid, VelocityWeight, VWeight, Weight
@@ -155,23 +155,16 @@ def trainer_of(
         weight_decay=config.weight_decay,
         fused=device.type in ("cpu", "cuda"),  # one kernel for all tensors: a tenth of a small step
     )
-    schedule = WarmupCosine(min(config.warmup, max(steps // 10, 1)), steps)
-    return Trainer(
-        [Phase(objective, optimiser, schedule=schedule)],
-        ema=EMA(objective, decay=config.ema),
+    return standard_trainer(
+        objective,
+        optimiser,
+        steps=steps,
+        warmup=config.warmup,
+        ema=config.ema,
         seed=seed,
         device=device,
         run_dir=run_dir,
-        callbacks=list(callbacks),
+        callbacks=callbacks,
         progress=progress,
-        fingerprint=config_to_json(config) | {"steps": steps},
+        fingerprint=config_to_json(config),
     )
-
-
-def device_of(device: str | torch.device | None) -> torch.device:
-    """The given device, else CUDA or Apple's where there is one, else the CPU."""
-    if device is not None:
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

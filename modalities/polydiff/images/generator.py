@@ -13,13 +13,14 @@ from torch import Tensor
 
 from polydiff.core.data import Context
 from polydiff.core.denoisers import Model
+from polydiff.core.device import device_of
 from polydiff.core.generator import Generator
 from polydiff.core.guidance import ClassifierFree
 from polydiff.core.processes import LinearGaussian
 from polydiff.core.sampling import Chain, DPMSolverPP, Sampler, interpolate
 from polydiff.core.schedules import Schedule, logsnr_times, uniform_times
 from polydiff.core.training import Batches, History
-from polydiff.images.build import device_of, model_of, trainer_of
+from polydiff.images.build import model_of, trainer_of
 from polydiff.images.data import ImageCodec, Output, as_array
 from polydiff.images.likelihood import ImageLikelihood, image_likelihood
 from polydiff.images.masks import mask_of

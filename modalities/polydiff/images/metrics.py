@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from polydiff.core.evaluation import (
+    Figure,
     Polynomial,
+    Report,
     Score,
     classifier_two_sample_test,
     frechet_distance,
@@ -84,47 +85,6 @@ class SmallConvFeatures:
         return torch.cat([self.head(self.body(part)).argmax(1) for part in images.split(1024)])
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One line of a report.
-
-    Attributes:
-        name: Which metric.
-        value: Its value on generated images.
-        floor: The same metric between two halves of the real data at the same sample size: what perfection scores.
-        better: ``"lower"`` or ``"higher"``.
-        id: Implementation, feature extractor and sample sizes.
-        meaning: What it measures, in words.
-    """
-
-    name: str
-    value: float
-    floor: float
-    better: str
-    id: str
-    meaning: str
-
-
-@dataclass(frozen=True)
-class ImageReport:
-    """What ``evaluate`` returns: figures with their floors."""
-
-    figures: tuple[Figure, ...]
-
-    def __getitem__(self, name: str) -> Figure:
-        """A figure by name."""
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
-        raise KeyError(f"no figure {name!r}: there are {', '.join(f.name for f in self.figures)}")
-
-    def __str__(self) -> str:
-        """A table."""
-        head = f"{'metric':<26}{'value':>10}{'floor':>10}  {'better':<7} id"
-        rows = [f"{f.name:<26}{f.value:>10.4f}{f.floor:>10.4f}  {f.better:<7} {f.id}" for f in self.figures]
-        return "\n".join([head, *rows])
-
-
 def evaluate(
     generator: ImageGenerator,
     images: Any,
@@ -137,7 +97,7 @@ def evaluate(
     guidance: float | None = None,
     seed: int = 0,
     progress: bool | None = None,
-) -> ImageReport:
+) -> Report:
     """Generated against real images, each figure beside its floor.
 
     The floor compares two disjoint halves of ``images`` at the same sample size, so that n images of each side are
@@ -190,7 +150,7 @@ def evaluate(
         )
     if train is not None:
         rows.append(_memorisation(codec.encode(train), first, second, fake))
-    return ImageReport(tuple(rows))
+    return Report(tuple(rows))
 
 
 def _pixels(images: Tensor) -> Tensor:

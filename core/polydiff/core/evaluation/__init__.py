@@ -1,8 +1,10 @@
 """Distances, tests and intervals shared by all modalities; features are plain (N, D) tensors or arrays."""
 
+from polydiff.core.evaluation.any_order import any_order_nelbo, best_schedule, level_losses, predicted_cost
 from polydiff.core.evaluation.classifier import classifier_two_sample_test
 from polydiff.core.evaluation.discrepancy import mmd, mmd_permutation_test
 from polydiff.core.evaluation.features import Features
+from polydiff.core.evaluation.figures import Figure, Report
 from polydiff.core.evaluation.frechet import frechet_distance, frechet_from_moments
 from polydiff.core.evaluation.intervals import bootstrap_interval, wilson_interval
 from polydiff.core.evaluation.kernels import RBF, Kernel, Polynomial
@@ -16,22 +18,28 @@ __all__ = [
     "PRDC",
     "RBF",
     "Features",
+    "Figure",
     "Interval",
     "Kernel",
     "Memorisation",
     "Polynomial",
+    "Report",
     "Score",
     "TwoSampleTest",
+    "any_order_nelbo",
+    "best_schedule",
     "bootstrap_interval",
     "classifier_two_sample_test",
     "frechet_distance",
     "frechet_from_moments",
+    "level_losses",
     "memorisation_test",
     "mmd",
     "mmd_permutation_test",
     "nelbo",
     "ode_log_prob",
     "precision_recall_density_coverage",
+    "predicted_cost",
     "sliced_wasserstein",
     "wasserstein_1d",
     "wilson_interval",

@@ -5,6 +5,7 @@ from polydiff.core.networks.embeddings import FourierEmbedding, LabelEmbedding, 
 from polydiff.core.networks.init import zero_init
 from polydiff.core.networks.mlp import MLP
 from polydiff.core.networks.residual import Downsample, ResBlock, Upsample, conv
+from polydiff.core.networks.rotary import rotary_angles, rotate
 
 __all__ = [
     "MLP",
@@ -18,5 +19,7 @@ __all__ = [
     "conv",
     "grid_positions",
     "modulate",
+    "rotary_angles",
+    "rotate",
     "zero_init",
 ]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from polydiff.core.networks.init import zero_init
+from polydiff.core.networks.rotary import rotate
 
 __all__ = ["Attention", "TransformerBlock", "modulate"]
 
@@ -39,14 +40,29 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
 
-    def forward(self, x_BLD: Tensor, valid: Tensor | None = None) -> Tensor:
-        """``(B, L, D)`` to ``(B, L, D)``; tokens where ``valid`` (B, L) is False are not attended to."""
+    def forward(
+        self, x_BLD: Tensor, valid: Tensor | None = None, *, angles: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """``(B, L, D)`` to ``(B, L, D)``.
+
+        Args:
+            x_BLD: Tokens.
+            valid: Bool ``(B, L)``; tokens where it is False are not attended to.
+            angles: Rotary angles ``(L, width / heads / 2)``, for tokens that have a place.
+            causal: Attend to earlier tokens and oneself only.
+        """
         q, k, v = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if valid is None else valid[:, None, None, :]
         if valid is not None:
             v = torch.where(valid[:, None, :, None], v, 0.0)  # 0 · NaN is NaN: padding must not hold any
             k = torch.where(valid[:, None, :, None], k, 0.0)
-        y = scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=mask)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        if mask is not None and causal:
+            length = x_BLD.shape[1]
+            mask = mask & torch.ones(length, length, dtype=torch.bool, device=x_BLD.device).tril()
+        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -56,27 +72,48 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """Attention and MLP, each scaled, shifted and gated by the conditioning; the identity when new (adaLN-zero).
+    """Attention and MLP; the identity when new.
+
+    With a conditioning vector both branches are scaled, shifted and gated by it (adaLN-zero); without one they are plain
+    pre-normed branches that end in zeros.
 
     Args:
         width: Size of a token.
         heads: Attention heads.
-        cond: Size of the conditioning vector.
+        cond: Size of the conditioning vector; 0 for none.
         expand: Width of the MLP's hidden layer, in widths.
+        dropout: On both branches.
 
     Source: Scalable Diffusion Models with Transformers, 2022, arXiv 2212.09748.
     """
 
-    def __init__(self, width: int, heads: int, cond: int, expand: int = 4) -> None:
+    def __init__(self, width: int, heads: int, cond: int = 0, expand: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.attention = Attention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, expand * width), nn.GELU("tanh"), nn.Linear(expand * width, width))
-        self.condition = nn.Sequential(nn.SiLU(), zero_init(nn.Linear(cond, 6 * width)))
+        self.dropout = nn.Dropout(dropout)
+        self.condition = nn.Sequential(nn.SiLU(), zero_init(nn.Linear(cond, 6 * width))) if cond else None
+        if not cond:
+            zero_init(self.attention.out)
+            zero_init(self.mlp[-1])
 
-    def forward(self, x_BLD: Tensor, c_BD: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        c_BD: Tensor | None = None,
+        valid: Tensor | None = None,
+        *,
+        angles: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
         """``(B, L, D)`` to ``(B, L, D)``; the conditioning is ``(B, cond)`` or ``(B, L, cond)``."""
+        if self.condition is None:
+            x = x_BLD + self.dropout(self.attention(self.norm(x_BLD), valid, angles=angles, causal=causal))
+            return x + self.dropout(self.mlp(self.norm(x)))
+        assert c_BD is not None
         c = self.condition(c_BD)
         shift1, scale1, gate1, shift2, scale2, gate2 = (c if c.ndim == 3 else c[:, None]).chunk(6, -1)
-        x = x_BLD + gate1 * self.attention(modulate(self.norm(x_BLD), shift1, scale1), valid)
-        return x + gate2 * self.mlp(modulate(self.norm(x), shift2, scale2))
+        y = self.attention(modulate(self.norm(x_BLD), shift1, scale1), valid, angles=angles, causal=causal)
+        x = x_BLD + gate1 * self.dropout(y)
+        return x + gate2 * self.dropout(self.mlp(modulate(self.norm(x), shift2, scale2)))

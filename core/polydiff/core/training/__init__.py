@@ -5,8 +5,10 @@ from polydiff.core.training.checkpoint import CorruptCheckpoint, read_artifact, 
 from polydiff.core.training.couplings import Coupling, Independent, MinibatchOT
 from polydiff.core.training.ema import EMA
 from polydiff.core.training.loss import Loss, Objective
+from polydiff.core.training.muon import Muon
 from polydiff.core.training.objective import Denoising
 from polydiff.core.training.schedule import Constant, WarmupCosine, WarmupLinear
+from polydiff.core.training.standard import standard_trainer
 from polydiff.core.training.times import LogitNormal, LogNormalSigma, TimeLaw, Uniform
 from polydiff.core.training.trainer import History, NonFinite, Phase, Trainer
 from polydiff.core.training.weights import P2, SNR, EDMWeight, Flat, MinSNR, Sigmoid, VelocityWeight, VWeight, Weight
@@ -30,6 +32,7 @@ __all__ = [
     "Loss",
     "MinSNR",
     "MinibatchOT",
+    "Muon",
     "NonFinite",
     "Objective",
     "Phase",
@@ -43,5 +46,6 @@ __all__ = [
     "WarmupLinear",
     "Weight",
     "read_artifact",
+    "standard_trainer",
     "write_artifact",
 ]

@@ -1,0 +1,31 @@
+"""Texts: masked (and uniform) discrete diffusion language models that train here."""
+
+from polydiff.text import recipes
+from polydiff.text.autoregressive import AutoregressiveLM
+from polydiff.text.data import TextCodec
+from polydiff.text.generator import TextGenerator
+from polydiff.text.likelihood import TextScore
+from polydiff.text.metrics import distinct, evaluate, overlap, token_entropy
+from polydiff.text.networks import TextTransformer
+from polydiff.text.ngram import NGram
+from polydiff.text.recipes import TextConfig
+from polydiff.text.tokenizers import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+
+__all__ = [
+    "AutoregressiveLM",
+    "BPETokenizer",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "NGram",
+    "TextCodec",
+    "TextConfig",
+    "TextGenerator",
+    "TextScore",
+    "TextTransformer",
+    "Tokenizer",
+    "distinct",
+    "evaluate",
+    "overlap",
+    "recipes",
+    "token_entropy",
+]
