@@ -158,11 +158,13 @@ class Gated(Distribution):
         """KL of the gates plus, weighted by the probability of a move, KL of the inner laws."""
         if not isinstance(other, Gated) or not isinstance(other.inner, Categorical):
             return super().kl(other, mask)
-        if not isinstance(self.inner, Categorical):
-            return super().kl(other, mask)
         p, q = self._gate().expand(self.stay.shape), other._gate().expand(self.stay.shape)
         gates = torch.stack([p, 1 - p], -1).log(), torch.stack([q, 1 - q], -1).log()
-        inner = self.inner.kl_per_element(other.inner)
+        if isinstance(self.inner, Categorical):
+            inner = self.inner.kl_per_element(other.inner)
+        else:
+            assert isinstance(self.inner.value, Tensor)
+            inner = -other.inner.log_prob_per_element(self.inner.value)
         total = Categorical(gates[0]).kl_per_element(Categorical(gates[1])) + torch.where(p > 0, p * inner, 0.0)
         return masked_sum(torch.where(self.open, total, 0.0), mask)  # type: ignore[arg-type]
 

@@ -87,7 +87,9 @@ class Discrete(Process):
         a_t, a_s = self._alpha(t, x_t), self._alpha(s, x_t)
         if self.mask is not None:
             reveal = ((a_s - a_t) / (1 - a_t).clamp_min(1e-300)).clamp(0, 1)
-            return Gated(x_t, x_t == self.mask, reveal[..., 0] if reveal.ndim else reveal, self.clean(posterior))
+            inner = posterior.inner if isinstance(posterior, Gated) else posterior
+            shown = inner if isinstance(inner, Dirac) else self.clean(inner)  # a point need not become a dense law
+            return Gated(x_t, x_t == self.mask, reveal[..., 0] if reveal.ndim else reveal, shown)
         # q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0), both of rank one plus diagonal.
         p0 = self.clean(posterior).probs.to(a_t)
         hot, pi_t, ratio = nn.functional.one_hot(x_t, self.states).to(a_t), self.pi[x_t][..., None], a_t / a_s

@@ -4,6 +4,8 @@ from polydiff.core.sampling.ancestral import Ancestral
 from polydiff.core.sampling.churn import Churn
 from polydiff.core.sampling.confidence import Confident
 from polydiff.core.sampling.controls import Replace
+from polydiff.core.sampling.critic import Corrector, Critic, CriticLoss
+from polydiff.core.sampling.energy import LogRatio, Reweighted, residual
 from polydiff.core.sampling.first_hitting import FirstHitting
 from polydiff.core.sampling.interpolate import interpolate, slerp
 from polydiff.core.sampling.lazy import Lazy
@@ -22,20 +24,26 @@ __all__ = [
     "Churn",
     "Confident",
     "Control",
+    "Corrector",
+    "Critic",
+    "CriticLoss",
     "DPMSolverPP",
     "Euler",
     "FirstHitting",
     "Heun",
     "Lazy",
+    "LogRatio",
     "OneCall",
     "PerField",
     "Remask",
     "Replace",
+    "Reweighted",
     "Sampler",
     "Step",
     "Transition",
     "interpolate",
     "path_log_prob",
+    "residual",
     "sample",
     "slerp",
     "systematic",
