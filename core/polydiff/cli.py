@@ -21,8 +21,9 @@ class Fit:
     """Train a generator and save it.
 
     Attributes:
-        modality: Which package: images, …
-        data: A data set by name (digits, mnist, cifar10_jpeg), or a file or folder of your own.
+        modality: Which package: images, text, …
+        data: A data set by name (images: digits, mnist, cifar10_jpeg; text: python_topics, tinyshakespeare, first_names),
+            or a file or folder of your own.
         out: Folder of the saved generator.
         recipe: Configuration by name; chosen by the data if left out.
         steps: Training steps; those of the recipe if left out.
@@ -46,8 +47,9 @@ class Sample:
     Attributes:
         model: Folder of a saved generator.
         n: How many samples.
-        out: Where to write them; the ending says how (images: .png for a grid, .npy for an array).
+        out: Where to write them; the ending says how (images: .png for a grid, .npy for an array; text: .txt).
         label: Class of all samples, where the generator has classes.
+        prompt: Beginning of all samples (text).
         steps: Sampling steps.
         guidance: Guidance scale; 1 is none.
         seed: Sample i depends on seed and i alone.
@@ -57,6 +59,7 @@ class Sample:
     out: Path
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 16
     label: str | None = None
+    prompt: str | None = None
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
@@ -143,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = tyro.extras.subcommand_cli_from_dict(
         {"fit": Fit, "sample": Sample, "evaluate": Evaluate, "demo": Demo},
         prog="polydiff",
-        description="Diffusion models of images, and soon of seven other modalities, on one core.",
+        description="Diffusion models of images and text, and soon of six other modalities, on one core.",
         args=arguments,
     )
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Number", "Picture", "Section", "write_report"]
+__all__ = ["Number", "Passage", "Picture", "Section", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,37 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """Embedded text, shown in fixed width.
+
+    Attributes:
+        title: Above it.
+        caption: Below it: what one reads.
+        lines: Each a sequence of pieces (text, marked): marked ones stand out.
+        wide: Takes the whole width of the page.
+    """
+
+    title: str
+    caption: str
+    lines: Sequence[Sequence[tuple[str, bool]]]
+    wide: bool = False
+
+
+@dataclass(frozen=True)
 class Section:
     """What a modality shows.
 
     Attributes:
         title: Of the section.
         lead: One paragraph: what was trained on what, how long.
-        pictures: In order.
+        pictures: Pictures and passages, in order.
         numbers: In order.
         code: How to do it oneself.
     """
 
     title: str
     lead: str
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[Picture | Passage] = ()
     numbers: Sequence[Number] = ()
     code: str = ""
 
@@ -89,7 +106,8 @@ figcaption{margin-top:10px;font-size:14px;color:var(--soft)}table{width:100%;bor
 th,td{text-align:left;padding:9px 12px;border-bottom:1px solid var(--line);vertical-align:top}th{font-weight:600;font-size:14px}
 td.n{font-variant-numeric:tabular-nums;white-space:nowrap;font-weight:600}td.r{font-variant-numeric:tabular-nums;color:var(--soft)}
 pre{background:var(--wash);border:1px solid var(--line);border-radius:10px;padding:14px 16px;overflow:auto;font-size:14px}
-.table{overflow-x:auto}
+.table{overflow-x:auto}figure pre{margin:0;padding:0;border:0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
+mark{background:#ffe08a;color:#1b1f24;border-radius:3px}
 """
 
 
@@ -109,7 +127,7 @@ def write_report(path: str | Path, sections: Sequence[Section], title: str = "po
 
 
 def _section(section: Section) -> str:
-    pictures = "".join(_picture(p) for p in section.pictures)
+    pictures = "".join(_picture(p) if isinstance(p, Picture) else _passage(p) for p in section.pictures)
     numbers = "".join(
         f'<tr><td>{html.escape(n.name)}</td><td class="n">{html.escape(n.value)}</td><td class="r">'
         f'{html.escape(n.reference)}</td><td class="soft">{html.escape(n.meaning)}</td></tr>'
@@ -135,4 +153,15 @@ def _picture(picture: Picture) -> str:
         f"<figure{' class=wide' if picture.wide else ''}><h3>{html.escape(picture.title)}</h3>"
         f'<img{smooth} alt="{html.escape(picture.caption)}" src="{source}">'
         f"<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _passage(passage: Passage) -> str:
+    lines = "\n".join(
+        "".join(f"<mark>{html.escape(text)}</mark>" if marked else html.escape(text) for text, marked in line)
+        for line in passage.lines
+    )
+    return (
+        f"<figure{' class=wide' if passage.wide else ''}><h3>{html.escape(passage.title)}</h3>"
+        f"<pre>{lines}</pre><figcaption>{html.escape(passage.caption)}</figcaption></figure>"
     )

@@ -74,6 +74,8 @@ def sample(command: Sample) -> None:
     ending = command.out.suffix.lower()
     if ending not in (".png", ".npy"):
         raise ValueError(f"out={command.out}: need a name ending in .png (a grid) or .npy (an array)")
+    if command.prompt is not None:
+        raise ValueError(f"prompt={command.prompt!r}: images have no beginning; inpaint takes given pixels")
     codec, _ = generator._fitted()
     label: Any = command.label
     if label is not None and all(isinstance(c, int) for c in codec.classes) and label.lstrip("-").isdigit():
