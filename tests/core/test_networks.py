@@ -13,6 +13,8 @@ from polydiff.core.networks import (
     ResBlock,
     TransformerBlock,
     grid_positions,
+    rotary_angles,
+    rotate,
 )
 from polydiff.images import DiT, UNet
 
@@ -143,3 +145,37 @@ def test_mlp_and_embeddings():
     with pytest.raises(ValueError, match="multiple of heads"):
         Attention(10, 3)
     assert isinstance(mlp, nn.Module)
+
+
+def test_rotary_products_depend_on_the_distance_alone():
+    q, k = (torch.randn(8, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in (0, 1))
+    angles = rotary_angles(12, 8).double()
+    turned = lambda v: rotate(v.expand(12, 8), angles)  # noqa: E731
+    products = turned(q) @ turned(k).T
+    for distance in range(-4, 5):
+        diagonal = products.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
+    assert products[0, 1] != pytest.approx(products[1, 0])
+    torch.testing.assert_close(turned(q).norm(dim=1), q.norm().expand(12))
+    with pytest.raises(ValueError, match="even"):
+        rotary_angles(4, 5)
+
+
+def test_a_block_without_conditioning_starts_as_the_identity_and_trains():
+    block = TransformerBlock(16, 2)
+    x = torch.randn(2, 5, 16)
+    assert torch.equal(block(x), x)
+    block(x).square().mean().backward()
+    assert block.attention.out.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_causal_attention_does_not_look_ahead(masked):
+    attention = Attention(16, 2)
+    x = torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(0))
+    y = x.clone()
+    y[:, 3:] += 1
+    valid = torch.ones(1, 6, dtype=torch.bool) if masked else None
+    before, after = (attention(z, valid, causal=True)[:, :3] for z in (x, y))
+    torch.testing.assert_close(before, after)
+    torch.testing.assert_close(attention(x, None, causal=True), attention(x, torch.ones(1, 6).bool(), causal=True))

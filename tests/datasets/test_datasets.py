@@ -8,7 +8,17 @@ import sys
 import numpy as np
 import pytest
 
-from polydiff.datasets import CIFAR10_CLASSES, LabelledImages, cifar10_jpeg, data_folder, digits, mnist
+from polydiff.datasets import (
+    CIFAR10_CLASSES,
+    LabelledImages,
+    cifar10_jpeg,
+    data_folder,
+    digits,
+    first_names,
+    mnist,
+    python_topics,
+    tinyshakespeare,
+)
 
 
 def needs(relative):
@@ -115,6 +125,32 @@ def test_mnist_is_the_original():
     assert train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert train.images.mean() / 255 == pytest.approx(0.13066, abs=1e-5)
     assert train.images.flags.writeable  # torch.from_numpy warns of read-only arrays
+
+
+def test_python_topics_are_those_of_this_interpreter():
+    from pydoc_data.topics import topics
+
+    text = python_topics()
+    assert 300_000 < len(text) < 800_000
+    assert topics["assert"] in text
+    assert text == python_topics()
+
+
+@needs("text/tinyshakespeare.txt.gz")
+def test_shakespeare_is_cut_as_everybody_cuts_it():
+    train, rest = tinyshakespeare()
+    assert (len(train), len(rest)) == (1_003_854, 111_540)
+    assert train.startswith("First Citizen:\nBefore we proceed")
+    assert len(set(train + rest)) == 65
+
+
+@needs("text/names.zip")
+def test_first_names_come_with_their_lists():
+    names, labels = first_names()
+    assert len(names) == len(labels) == 7944
+    assert (labels.count("female"), labels.count("male")) == (5001, 2943)
+    assert (names[0], labels[0]) == ("Abagael", "female")
+    assert all(n == n.strip() and n for n in names)
 
 
 @pytest.mark.slow

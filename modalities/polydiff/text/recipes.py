@@ -81,7 +81,7 @@ def names() -> TextConfig:
 
 def shakespeare() -> TextConfig:
     """A megabyte of one author, character by character. Twenty minutes on one core."""
-    return TextConfig(length=128, steps=5000, batch_size=16)
+    return TextConfig(length=128, steps=10_000, batch_size=8)
 
 
 def docs() -> TextConfig:

@@ -1,0 +1,226 @@
+"""Evidence: masked diffusion beside a left-to-right model on Shakespeare's lines. Run by ``make evidence-text``.
+
+The same transformer, windows, optimiser and number of steps for both, one thread each: ``train masked`` and ``train left``
+may run side by side; ``report`` measures both. ``small`` is the minute-long version that the slow suite runs.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from record import record
+
+from polydiff.core.sampling import Ancestral, Chain, Confident, FirstHitting
+from polydiff.core.schedules import uniform_times
+from polydiff.core.training import read_artifact, write_artifact
+from polydiff.datasets import tinyshakespeare
+from polydiff.text import AutoregressiveLM, NGram, TextGenerator, distinct, recipes, token_entropy
+from polydiff.text.data import TextCodec
+
+FOLDER = Path("/tmp/polydiff-text")
+SAMPLES, HOLE = 64, 8
+
+
+def train(kind, folder=FOLDER, **changes):
+    """Train one of the two and save it with its cost."""
+    torch.set_num_threads(1)
+    text, _ = tinyshakespeare()
+    config = dataclasses.replace(recipes.shakespeare(), **changes)
+    begin, cpu = time.monotonic(), time.process_time()
+    if kind == "masked":
+        model = TextGenerator(config).fit(text, run_dir=folder / "run-masked")
+        model.save(folder / "masked")
+    else:
+        model = AutoregressiveLM(config).fit(text, run_dir=folder / "run-left")
+        weights = dict(model.network.state_dict())
+        write_artifact(folder / "left", {"codec.json": dict(model.codec.config()), "model.safetensors": weights})
+    cost = {"seconds": time.monotonic() - begin, "cpu_seconds": time.process_time() - cpu, "steps": config.steps}
+    (folder / f"{kind}.json").write_text(json.dumps(cost | {"changes": changes}))
+    print(kind, cost, flush=True)
+
+
+def load(folder=FOLDER):
+    """(generator, left-to-right model, cost of each)."""
+    costs = {k: json.loads((folder / f"{k}.json").read_text()) for k in ("masked", "left")}
+    gen = TextGenerator.load(folder / "masked")
+    files = read_artifact(folder / "left")
+    left = AutoregressiveLM(gen.config)
+    left.codec = TextCodec.from_config(files.json("codec.json"))
+    from polydiff.text.build import network_of
+
+    left.network = network_of(gen.config, left.codec, seed=0, causal=True).eval()
+    left.network.load_state_dict(files.tensors("model.safetensors"))
+    return gen, left, costs
+
+
+def likelihoods(gen, left, rest, draws=4):
+    """Bits a character of held-out text: masked bound, left-to-right, 5-gram."""
+    text, _ = tinyshakespeare()
+    score = gen.score(rest, draws=draws)
+    exact, error = left.bits_per_character(rest)
+    encode = gen.codec.tokenizer.encode
+    gram = NGram(np.array(encode(text)), gen.codec.vocab).bits_per_token(np.array(encode(rest)))
+    return {
+        "masked": score.bits_per_character,
+        "masked_error": score.standard_error,
+        "left": exact,
+        "left_error": error,
+        "5-gram": gram,
+        "ratio": score.bits_per_character / exact,
+    }
+
+
+def samplers():
+    plain = {f"ancestral-{n}": Chain(uniform_times(n), Ancestral()) for n in (16, 64, 128, 256)}
+    return plain | {
+        "first-hitting": Chain([1.0, 0.0], FirstHitting()),
+        "first-hitting-4": Chain([1.0, 0.0], FirstHitting(tokens=4)),
+        "confidence-32": Chain(uniform_times(32), Confident()),
+        "margin-32": Chain(uniform_times(32), Confident("margin")),
+    }
+
+
+def quality(gen, left, rest, n=SAMPLES, names=None):
+    """What a left-to-right judge and a 5-gram model say of samples, with their variety and seconds; held-out text last."""
+    text, _ = tinyshakespeare()
+    encode = gen.codec.tokenizer.encode
+    gram = NGram(np.array(encode(text)), gen.codec.vocab)
+    rows = gen.codec.encode(rest)[np.linspace(0, len(rest) - 129, n).astype(int)]
+    out = {}
+    for name, sampler in samplers().items():
+        if names is not None and name not in names:
+            continue
+        begin = time.perf_counter()
+        texts = gen.sample(n, sampler=sampler, seed=1)
+        out[name] = measures(left, gram, torch.tensor([encode(t) for t in texts]))
+        out[name]["seconds"] = time.perf_counter() - begin
+    out["left-to-right"] = measures(left, gram, torch.tensor([encode(t) for t in left.sample(n, seed=1)]))
+    out["held-out"] = measures(left, gram, rows)
+    return out
+
+
+def measures(left, gram, rows):
+    values = -left.log_prob(rows).double().mean(1) / np.log(2)
+    return {
+        "judge_bits": float(values.mean()),
+        "judge_error": float(values.std() / len(values) ** 0.5),
+        "5-gram_bits": float(np.mean([gram.bits_per_token(r.numpy()) for r in rows])),
+        "entropy": token_entropy(rows.tolist()),
+        "distinct-4": distinct(rows.tolist(), 4),
+    }
+
+
+def infilling(gen, left, rest, n=200):
+    """Holes of eight characters in held-out windows: filled by the masked model, or continued by the other from the left."""
+    width, place = 96, 44
+    windows = [rest[i : i + width] for i in np.linspace(0, len(rest) - width - 1, n).astype(int)]
+    truth = [w[place : place + HOLE] for w in windows]
+    filled = gen.infill([f"{w[:place]}[MASK*{HOLE}]{w[place + HOLE :]}" for w in windows], seed=3)
+    ours = [t[place : place + HOLE] for t in filled]
+    theirs = [left.sample(1, place + HOLE, prompt=w[:place], seed=i)[0][place:] for i, w in enumerate(windows)]
+
+    def errors(made):
+        wrong = np.array([[a != b for a, b in zip(x, y)] for x, y in zip(made, truth)], float).mean(1)
+        return {
+            "character_error": float(wrong.mean()),
+            "error": float(wrong.std() / n**0.5),
+            "exact": float((wrong == 0).mean()),
+        }
+
+    return {"masked": errors(ours), "left": errors(theirs)}
+
+
+def report(folder=FOLDER):
+    """Measure everything and write it down."""
+    torch.set_num_threads(2)
+    gen, left, costs = load(folder)
+    _, rest = tinyshakespeare()
+    size = sum(p.numel() for p in gen.model.parameters())
+    note = (
+        f"{size:,} parameters, {costs['masked']['steps']} steps of 8 windows of 128 characters each; masked "
+        f"{costs['masked']['cpu_seconds'] / 60:.1f}, left-to-right {costs['left']['cpu_seconds'] / 60:.1f} minutes of CPU time"
+    )
+    bits = likelihoods(gen, left, rest)
+    print(bits, flush=True)
+    record(
+        "text",
+        "shakespeare-bits",
+        "NELBO of tiny Shakespeare's held-out 10 % in bits a character, windows of 128, order-agnostic estimate with 4 masks each",
+        bits["masked"],
+        interval=[bits["masked"] - 1.96 * bits["masked_error"], bits["masked"] + 1.96 * bits["masked_error"]],
+        baselines={"left-to-right, same transformer": bits["left"], "5-gram": bits["5-gram"]},
+        bar="≤ 1.20 × left-to-right, both below the 5-gram",
+        seeds=[0],
+        note=note,
+    )
+    record(
+        "text",
+        "shakespeare-ratio",
+        "NELBO of the masked model over the cross-entropy of the left-to-right one",
+        bits["ratio"],
+        bar="≤ 1.20, aim 1.10",
+        seeds=[0],
+        note=note,
+    )
+    found = quality(gen, left, rest)
+    for name, values in found.items():
+        print(name, values, flush=True)
+        if name == "held-out":
+            continue
+        record(
+            "text",
+            f"shakespeare-samples-{name}",
+            f"bits a character of {SAMPLES} samples under the left-to-right judge",
+            values["judge_bits"],
+            interval=[
+                values["judge_bits"] - 1.96 * values["judge_error"],
+                values["judge_bits"] + 1.96 * values["judge_error"],
+            ],
+            floor=found["held-out"]["judge_bits"],
+            baselines={k: v for k, v in values.items() if not k.startswith("judge")},
+            seeds=[1],
+            note=f"entropy of held-out text {found['held-out']['entropy']:.3f}, distinct-4 {found['held-out']['distinct-4']:.3f}",
+        )
+    holes = infilling(gen, left, rest)
+    print(holes, flush=True)
+    record(
+        "text",
+        "shakespeare-infill",
+        f"character error of holes of {HOLE} characters in 200 held-out windows of 96, one draw each",
+        holes["masked"]["character_error"],
+        interval=[
+            holes["masked"]["character_error"] - 1.96 * holes["masked"]["error"],
+            holes["masked"]["character_error"] + 1.96 * holes["masked"]["error"],
+        ],
+        baselines={
+            "left-to-right from the prefix": holes["left"]["character_error"],
+            "exact match, masked": holes["masked"]["exact"],
+            "exact match, left-to-right": holes["left"]["exact"],
+        },
+        bar="better than the left-to-right model that sees the prefix",
+        seeds=[3],
+    )
+    print(gen.sample(2, steps=0, seed=5)[0])
+
+
+def main():
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    match sys.argv[1:]:
+        case ["train", kind]:
+            train(kind)
+        case ["report"]:
+            report()
+        case _:
+            train("masked")
+            train("left")
+            report()
+
+
+if __name__ == "__main__":
+    main()
