@@ -1,12 +1,16 @@
 """Corruption processes, one family a file."""
 
 from polydiff.core.processes.base import ContinuousProcess, Process
+from polydiff.core.processes.blackout import Blackout
 from polydiff.core.processes.bridge import Bridge, Brownian, Residual
 from polydiff.core.processes.discrete import Discrete
 from polydiff.core.processes.linear import Flow, Gaussian, LinearGaussian
 from polydiff.core.processes.product import Product
+from polydiff.core.processes.rates import RateDiscrete, unit_gap
+from polydiff.core.processes.state_masking import StateMasking
 
 __all__ = [
+    "Blackout",
     "Bridge",
     "Brownian",
     "ContinuousProcess",
@@ -16,5 +20,8 @@ __all__ = [
     "LinearGaussian",
     "Process",
     "Product",
+    "RateDiscrete",
     "Residual",
+    "StateMasking",
+    "unit_gap",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from polydiff.core.data import Context, Data, Time, left
 from polydiff.core.distributions import Categorical, Dirac, Distribution, Gated
 from polydiff.core.processes.base import Process
+from polydiff.core.processes.tokens import only_markov, token_law
 from polydiff.core.schedules import LogLinear, Schedule
 
 
@@ -82,8 +83,7 @@ class Discrete(Process):
     ) -> Distribution:
         """``Σ_k p(x_0 = k) q(x_s | x_t, x_0 = k)``, exactly and in O(S) per element."""
         assert isinstance(x_t, Tensor)
-        if eta != 1.0:
-            raise ValueError(f"eta={eta}: a discrete process has only its Markov posterior, eta=1")
+        only_markov(eta)
         a_t, a_s = self._alpha(t, x_t), self._alpha(s, x_t)
         if self.mask is not None:
             reveal = ((a_s - a_t) / (1 - a_t).clamp_min(1e-300)).clamp(0, 1)
@@ -99,14 +99,7 @@ class Discrete(Process):
 
     def clean(self, posterior: Distribution) -> Categorical:
         """The posterior as a Categorical over clean states."""
-        if isinstance(posterior, Gated):
-            return self.clean(posterior.inner)
-        if isinstance(posterior, Dirac):
-            assert isinstance(posterior.value, Tensor)
-            return Categorical.delta(posterior.value, self.states if self.mask is None else self.states - 1)
-        if not isinstance(posterior, Categorical):
-            raise TypeError(f"a discrete process needs a law over tokens, not {type(posterior).__name__}")
-        return posterior
+        return token_law(posterior, self.states if self.mask is None else self.states - 1)
 
     def loss(self, posterior: Distribution, x0: Data, x_t: Data, t: Time, ctx: Context = Context()) -> Data:
         """Cross-entropy of the clean token in nats; for the absorbing process at masked positions only."""

@@ -9,6 +9,7 @@ from polydiff.core.training.muon import Muon
 from polydiff.core.training.objective import Denoising
 from polydiff.core.training.schedule import Constant, WarmupCosine, WarmupLinear
 from polydiff.core.training.standard import standard_trainer
+from polydiff.core.training.state_masking import LearnedMasking
 from polydiff.core.training.times import LogitNormal, LogNormalSigma, TimeLaw, Uniform
 from polydiff.core.training.trainer import History, NonFinite, Phase, Trainer
 from polydiff.core.training.weights import P2, SNR, EDMWeight, Flat, MinSNR, Sigmoid, VelocityWeight, VWeight, Weight
@@ -27,6 +28,7 @@ __all__ = [
     "Flat",
     "History",
     "Independent",
+    "LearnedMasking",
     "LogNormalSigma",
     "LogitNormal",
     "Loss",
