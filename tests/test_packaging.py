@@ -149,6 +149,19 @@ def test_the_command_line_fits_samples_and_evaluates(tmp_path):
     assert "memorisation" in done.stdout
 
 
+def test_the_command_line_writes_texts(tmp_path):
+    (tmp_path / "own.txt").write_text("to be or not to be, that is the question\n" * 40)
+    done = run("fit", "text", "--data", "own.txt", "--out", "m", "--recipe", "docs", "--steps", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    words = ("sample", "m", "-n", "2", "--prompt", "to be", "--out", "out.txt", "--steps", "4")
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.txt").read_text().startswith("to be")
+    done = run("evaluate", "m", "--steps", "4", "-n", "4", cwd=tmp_path)
+    assert "bits per character" in done.stdout, done.stderr
+    assert "need a name ending in .txt" in run("sample", "m", "--out", "x.png", cwd=tmp_path).stderr
+
+
 def test_mistakes_at_the_command_line_are_answered_in_a_sentence(tmp_path):
     cases = [
         (("fit", "sculptures", "--data", "digits", "--out", "x"), "no installed modality"),

@@ -7,12 +7,15 @@ from polydiff.core.sampling.controls import Replace
 from polydiff.core.sampling.critic import Corrector, Critic, CriticLoss
 from polydiff.core.sampling.energy import LogRatio, Reweighted, residual
 from polydiff.core.sampling.first_hitting import FirstHitting
+from polydiff.core.sampling.glauber import GlauberChain, HeatBath, NoiseClassification, NoiseClassifier, glauber_sample
 from polydiff.core.sampling.interpolate import interpolate, slerp
 from polydiff.core.sampling.lazy import Lazy
+from polydiff.core.sampling.leaping import EulerJumps, TauLeaping
 from polydiff.core.sampling.loop import sample, systematic, trajectory
 from polydiff.core.sampling.multistep import DPMSolverPP
 from polydiff.core.sampling.ode import Euler, Heun
 from polydiff.core.sampling.per_field import PerField
+from polydiff.core.sampling.planned import Planned, planner_of
 from polydiff.core.sampling.remask import Remask
 from polydiff.core.sampling.replay import path_log_prob
 from polydiff.core.sampling.sampler import Chain, Sampler
@@ -29,20 +32,29 @@ __all__ = [
     "CriticLoss",
     "DPMSolverPP",
     "Euler",
+    "EulerJumps",
     "FirstHitting",
+    "GlauberChain",
+    "HeatBath",
     "Heun",
     "Lazy",
     "LogRatio",
+    "NoiseClassification",
+    "NoiseClassifier",
     "OneCall",
     "PerField",
+    "Planned",
     "Remask",
     "Replace",
     "Reweighted",
     "Sampler",
     "Step",
+    "TauLeaping",
     "Transition",
+    "glauber_sample",
     "interpolate",
     "path_log_prob",
+    "planner_of",
     "residual",
     "sample",
     "slerp",

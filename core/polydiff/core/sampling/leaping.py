@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from polydiff.core.data import Context, Data, Rng, Time, left
+from polydiff.core.data import Context, Rng, Time, left
 from polydiff.core.distributions import Categorical, Distribution, Where
 from polydiff.core.processes import Process
 from polydiff.core.sampling.step import OneCall, State
 
 _LARGE_MEAN = 600.0
+
+Leap = Callable[[Tensor, Tensor], Distribution]  # present states, expected jumps (B, ..., S)
 
 
 @runtime_checkable
@@ -31,8 +33,9 @@ class EulerJumps(OneCall):
     """Each element jumps to y with probability ``h R̂(x → y)``, h = t − s, and stays otherwise.
 
     Where the total of an element passes 1 its probabilities are divided by it. Steps that start at t = 1 or end at s = 0,
-    where rates may be infinite, take the exact transition of the process, so that no mask is left. For the absorbing
-    process under a log-linear schedule every step is the exact one: ``h R̂ = (h / t) p(x_0 = y)``.
+    where rates may be infinite, take the exact transition of the process, so that no mask is left. Under a
+    log-linear schedule, where q_t is linear in t, the marginals of one token are exact at any h that needs no clipping, and
+    each step of the absorbing process is that of ``Ancestral``: ``h R̂ = (h / t) p(x_0 = y)``.
 
     Raises:
         TypeError: For a process without jump rates.
@@ -79,8 +82,10 @@ class TauLeaping(OneCall):
     ) -> tuple[Distribution, State]:
         """See ``OneCall``."""
         if self.ordered and getattr(process, "mask", None) is not None:
-            raise TypeError("a mask has no place in an order of states: TauLeaping(ordered=False) is for absorbing processes")
-        leap = Leaps if self.ordered else self._single
+            raise TypeError(
+                "a mask has no place in an order of states: TauLeaping(ordered=False) is for absorbing processes"
+            )
+        leap: Leap = Leaps if self.ordered else self._single
         return _exact_at_the_ends(process, x_t, posterior, t, s, ctx, leap), None
 
     @staticmethod
@@ -139,7 +144,7 @@ def poisson(mean: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _exact_at_the_ends(
-    process: Process, x_t: Tensor, posterior: Distribution, t: Time, s: Time, ctx: Context, leap: Any
+    process: Process, x_t: Tensor, posterior: Distribution, t: Time, s: Time, ctx: Context, leap: Leap
 ) -> Distribution:
     """The leap's law, and the exact transition for elements whose step starts at t = 1 or ends at s = 0."""
     if not isinstance(process, JumpProcess):
@@ -155,7 +160,7 @@ def _exact_at_the_ends(
     if shared:
         return leap(x_t, mean)
     at_end = ((start == 1.0) | (stop == 0.0)).expand(x_t.shape)
-    law: Distribution = leap(x_t, torch.where(at_end[..., None], 0.0, mean))
+    law = leap(x_t, torch.where(at_end[..., None], 0.0, mean))
     return Where(at_end, process.transition(x_t, posterior, t, s, ctx), law)
 
 
