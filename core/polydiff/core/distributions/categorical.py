@@ -13,6 +13,9 @@ from polydiff.core.distributions.base import Distribution
 from polydiff.core.distributions.normal import Dirac
 
 
+_AT_ONCE = 1 << 20  # float64 numbers in flight while drawing
+
+
 @dataclass(eq=False)
 class Categorical(Distribution):
     """Independent categories per element.
@@ -45,10 +48,13 @@ class Categorical(Distribution):
 
     def draw(self, noise: Tensor) -> Tensor:
         """Inverse CDF in float64; a state without mass is never drawn."""
-        cdf = self.logits.double().softmax(-1).cumsum(-1)
-        # u ≤ 1 − 2⁻⁵³, so that u · total stays under the total in float64: the search cannot step past the last mass.
-        level = (noise[..., None] * cdf[..., -1:]).contiguous()
-        return torch.searchsorted(cdf, level, right=True)[..., 0]
+        size = self.logits.shape[-1]
+        if self.logits.numel() <= _AT_ONCE:
+            return _invert(self.logits, noise)
+        rows, u = self.logits.reshape(-1, size), noise.reshape(-1)
+        parts = range(0, len(rows), max(1, _AT_ONCE // size))
+        drawn = [_invert(rows[i : i + parts.step], u[i : i + parts.step]) for i in parts]
+        return torch.cat(drawn).reshape(noise.shape)
 
     def whiten(self, x: Data) -> Tensor:
         """The middle of the interval of uniforms that draw ``x``."""
@@ -137,7 +143,11 @@ class Gated(Distribution):
         gate, value = noise
         rows = self.open & (gate < self._gate())
         out = self.stay.clone()
-        out[rows] = index(self.inner, rows).draw(value[rows]).to(out.dtype)  # type: ignore[union-attr, arg-type]
+        states = self.inner.logits.shape[-1] if isinstance(self.inner, Categorical) else 1
+        # Picking rows copies their logits: a few at a time, so that a step never holds the large array twice.
+        for part in rows.nonzero().split(max(1, _AT_ONCE // states)):
+            at = part.unbind(1)
+            out[at] = index(self.inner, at).draw(value[at]).to(out.dtype)  # type: ignore[union-attr, arg-type]
         return out
 
     def log_prob(self, x: Data, mask: Data | None = None) -> Tensor:
@@ -177,3 +187,11 @@ class Gated(Distribution):
         inner = self.inner.lerp(other.inner, w)
         assert isinstance(inner, Categorical)
         return Gated(self.stay, self.open, self.p, inner)
+
+
+def _invert(logits: Tensor, u: Tensor) -> Tensor:
+    """States ``(...)`` at uniforms ``(...)`` of laws ``(..., S)``."""
+    cdf = logits.double().softmax(-1).cumsum(-1)
+    # u ≤ 1 − 2⁻⁵³, so that u · total stays under the total in float64: the search cannot step past the last mass.
+    level = (u[..., None] * cdf[..., -1:]).contiguous()
+    return torch.searchsorted(cdf, level, right=True)[..., 0]

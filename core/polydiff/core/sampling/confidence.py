@@ -15,6 +15,7 @@ from polydiff.core.sampling.first_hitting import absorbing, open_positions
 from polydiff.core.sampling.step import OneCall, State
 
 Rule = Literal["confidence", "entropy", "margin"]
+_AT_ONCE = 1 << 21  # numbers in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,12 @@ class Confident(OneCall):
 
 def certainty(law: Categorical, rule: Rule) -> Tensor:
     """How sure a law is at each position ``(B, ...)``: larger is surer."""
-    log_p = law.log_probs
+    rows = law.logits.flatten(0, -2)
+    parts = rows.split(max(1, _AT_ONCE // rows.shape[-1]))  # a few rows at a time: no second copy of a large array
+    return torch.cat([_sure(part.log_softmax(-1), rule) for part in parts]).reshape(law.logits.shape[:-1])
+
+
+def _sure(log_p: Tensor, rule: Rule) -> Tensor:
     if rule == "confidence":
         return log_p.amax(-1)
     if rule == "entropy":
