@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-slow evidence-images docs format clean
+.PHONY: help install demo check test test-slow evidence-images evidence-text docs format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test-slow: install ## trainings, statistics and timings, one after the other
 evidence-images: install ## train the image recipes and record their figures (half an hour on two cores)
 	$(BIN)/python tests/evidence/images_digits.py
 	$(BIN)/python tests/evidence/images_mnist.py
+
+evidence-text: install ## train masked and left-to-right models of text and record their figures (an hour on one core)
+	$(BIN)/python tests/evidence/text_shakespeare.py
 
 docs: install ## generate the ledger and the benchmark page
 	$(BIN)/python docs/ledger.py

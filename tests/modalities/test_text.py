@@ -311,6 +311,25 @@ def test_every_recipe_builds_trains_and_samples(recipe):
     assert len(TextGenerator(config).fit(corpus, steps=1).sample(2, steps=2)) == 2
 
 
+def test_a_model_of_blocks_keeps_the_promises():
+    gen = TextGenerator(dataclasses.replace(TINY, block=8, length=20)).fit(CORPUS[:4000])
+    for steps in (0, 10):
+        whole = gen.sample(5, seed=3, steps=steps)
+        assert [len(t) for t in whole] == [20] * 5
+        assert gen.sample(5, seed=3, steps=steps, batch_size=2) == whole
+    assert all(t.startswith("The assert") for t in gen.sample(2, prompt="The assert"))
+    fresh = TextGenerator(dataclasses.replace(TINY, block=8)).fit(CORPUS[:4000], steps=1)
+    torch.nn.init.zeros_(fresh.model.network.head.weight)
+    torch.nn.init.zeros_(fresh.model.network.head.bias)
+    assert fresh.score(CORPUS[:48]).bits_per_character == pytest.approx(math.log2(fresh.codec.vocab), rel=1e-5)
+    with pytest.raises(ValueError, match="infilling needs block=0"):
+        gen.infill("a[MASK]b")
+    with pytest.raises(ValueError, match="absorbing"):
+        TextConfig(block=4, process="uniform", time=True)
+    labelled = TextGenerator(dataclasses.replace(TINY, length=8, block=4)).fit(WORDS, [w[0] for w in WORDS])
+    assert len(labelled.sample(3, label="a", guidance=2.0)) == 3
+
+
 def test_uniform_diffusion_says_that_it_cannot_be_told():
     gen = TextGenerator(dataclasses.replace(TINY, process="uniform", time=True)).fit(CORPUS[:1000], steps=1)
     with pytest.raises(ValueError, match="only absorbing"):

@@ -2,6 +2,7 @@
 
 from polydiff.text import recipes
 from polydiff.text.autoregressive import AutoregressiveLM
+from polydiff.text.blocks import BlockTransformer, with_clean
 from polydiff.text.data import TextCodec
 from polydiff.text.generator import TextGenerator
 from polydiff.text.likelihood import TextScore
@@ -14,6 +15,7 @@ from polydiff.text.tokenizers import BPETokenizer, ByteTokenizer, CharTokenizer,
 __all__ = [
     "AutoregressiveLM",
     "BPETokenizer",
+    "BlockTransformer",
     "ByteTokenizer",
     "CharTokenizer",
     "NGram",
@@ -28,4 +30,5 @@ __all__ = [
     "overlap",
     "recipes",
     "token_entropy",
+    "with_clean",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from polydiff.core.denoisers import Model, TokenLogits
 from polydiff.core.processes import Discrete
 from polydiff.core.training import Muon
+from polydiff.text.blocks import BlockTransformer
 from polydiff.text.data import TextCodec
 from polydiff.text.networks import TextTransformer
 from polydiff.text.recipes import TextConfig
@@ -32,9 +35,10 @@ def network_of(config: TextConfig, codec: TextCodec, *, seed: int, causal: bool 
 
     The causal one, for autoregressive models, reads a start token where the other reads a mask, and no time.
     """
+    kind = partial(BlockTransformer, size=config.block) if config.block and not causal else TextTransformer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TextTransformer(
+        return kind(
             codec.vocab + 1,
             codec.vocab,
             width=config.width,
@@ -42,8 +46,8 @@ def network_of(config: TextConfig, codec: TextCodec, *, seed: int, causal: bool 
             heads=config.heads,
             time=config.time and not causal,
             num_classes=len(codec.classes),
-            causal=causal,
             dropout=config.dropout,
+            **({"causal": True} if causal else {}),
         )
 
 

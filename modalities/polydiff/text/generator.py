@@ -15,10 +15,11 @@ from polydiff.core.device import device_of
 from polydiff.core.generator import Generator
 from polydiff.core.guidance import ClassifierFree
 from polydiff.core.processes import Discrete
-from polydiff.core.sampling import Ancestral, Chain, FirstHitting, Sampler
+from polydiff.core.sampling import Ancestral, Blocks, Chain, FirstHitting, Sampler
 from polydiff.core.schedules import uniform_times
-from polydiff.core.training import Batches, Denoising, Flat, History, standard_trainer
+from polydiff.core.training import Batches, Denoising, Flat, History, PerBlock, Uniform, standard_trainer
 from polydiff.core.training.checkpoint import config_to_json
+from polydiff.text.blocks import BlockTransformer, with_clean
 from polydiff.text.build import model_of, optimiser_of
 from polydiff.text.data import TextCodec, read_texts
 from polydiff.text.likelihood import TextScore, score
@@ -100,7 +101,12 @@ class TextGenerator(Generator):
             raise ValueError(f"steps={steps}: training needs at least 1 step")
         frequencies = torch.bincount(x[:: max(1, len(x) // 4096)].flatten(), minlength=codec.vocab) + 1
         model = model_of(c, codec, self.seed, frequencies).to(self.device)
-        objective = Denoising(model, weight="bound" if c.weight == "bound" else Flat(), drop=c.drop if cond else 0.0)
+        objective = Denoising(
+            model,
+            times=PerBlock(Uniform(), c.block) if c.block else Uniform(),
+            weight="bound" if c.weight == "bound" else Flat(),
+            drop=c.drop if cond else 0.0,
+        )
         network = model.network
         assert isinstance(network, torch.nn.Module)
         trainer = standard_trainer(
@@ -116,7 +122,13 @@ class TextGenerator(Generator):
             progress=progress,
             fingerprint=config_to_json(c),
         )
-        batches = Batches(x, cond=cond, batch_size=min(c.batch_size, len(x)), seed=self.seed)
+        batches = Batches(
+            x,
+            cond=cond,
+            batch_size=min(c.batch_size, len(x)),
+            seed=self.seed,
+            transform=with_clean if c.block else None,
+        )
         self.history = trainer.fit(batches, steps, seconds=seconds)
         if trainer.ema is not None:
             trainer.ema.copy_to()
@@ -196,6 +208,10 @@ class TextGenerator(Generator):
             A text for a text, a list for a list. All but the holes comes back untouched.
         """
         codec, _ = self._fitted()
+        if self.config.block:
+            raise ValueError(
+                f"block={self.config.block}: this model writes from left to right; infilling needs block=0"
+            )
         many = [texts] if isinstance(texts, str) else list(texts)
         rows, known = [], []
         for i, text in enumerate(many):
@@ -298,12 +314,19 @@ class TextGenerator(Generator):
         return torch.cat([b for b in batches if isinstance(b, Tensor)])
 
     def _sampler(self, steps: int | None) -> Sampler:
+        codec, model = self._fitted()
         n = self.config.sample_steps if steps is None else steps
-        if n == 0 and self.config.process == "absorbing":
-            return Chain([1.0, 0.0], FirstHitting())
-        if n < 1:
+        if n < 0 or (n == 0 and self.config.process != "absorbing"):
             raise ValueError(f"steps={n}: sampling needs at least 1 step")
-        return Chain(uniform_times(n), Ancestral())
+        block = self.config.block
+        if not block:
+            return Chain(uniform_times(n), Ancestral()) if n else Chain([1.0, 0.0], FirstHitting())
+        network = model.network
+        assert isinstance(network, BlockTransformer)
+        if n == 0:
+            return Blocks([1.0, 0.0], FirstHitting(), block, network.remember)
+        each = max(1, round(n * block / codec.length))  # of the steps of a whole text
+        return Blocks(uniform_times(each), Ancestral(), block, network.remember)
 
     def _labels(self, label: Any, n: int, *, null: bool) -> dict[str, Tensor]:
         codec, _ = self._fitted()

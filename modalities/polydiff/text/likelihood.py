@@ -11,6 +11,7 @@ from torch import Tensor
 from polydiff.core.data import Context, Rng
 from polydiff.core.denoisers import Denoiser
 from polydiff.core.evaluation.any_order import any_order_nelbo
+from polydiff.core.evaluation.block_bound import block_nelbo
 from polydiff.core.evaluation.likelihood import nelbo
 from polydiff.core.processes import Discrete
 from polydiff.core.schedules import uniform_times
@@ -87,6 +88,9 @@ def bits_per_character(nats: Tensor, sizes: list[int], characters: int) -> tuple
 
 def _nelbo(model: Denoiser, x0: Tensor, ctx: Context, draws: int, rng: Rng) -> Tensor:
     process = model.process
+    size = getattr(getattr(model, "network", None), "size", None)
+    if size is not None:  # block by block
+        return block_nelbo(model, x0, size, rng=rng, draws=draws, ctx=ctx)
     if isinstance(process, Discrete) and process.mask is not None:
         return any_order_nelbo(model, x0, rng=rng, ctx=ctx, draws=draws)
     grid = uniform_times(_BOUND_STEPS)

@@ -24,6 +24,8 @@ class TextConfig:
         dropout: In the blocks.
         process: ``"absorbing"`` (masks), ``"uniform"`` (random tokens) or ``"marginal"`` (random tokens at their frequency).
         time: The network reads the noise level; masked diffusion does not need it, the others do.
+        block: Above 0, texts are written block by block of so many tokens, each by diffusion behind the clean ones before
+            it, whose keys and values are cached: faster, closer to left-to-right likelihoods, no infilling.
         weight: ``"flat"`` trains the plain cross-entropy of masked tokens, ``"bound"`` the negative ELBO itself.
         drop: Probability that the label is dropped: above 0 the model can be guided.
         steps: Training steps.
@@ -46,6 +48,7 @@ class TextConfig:
     dropout: float = 0.0
     process: Literal["absorbing", "uniform", "marginal"] = "absorbing"
     time: bool = False
+    block: int = 0
     weight: Literal["flat", "bound"] = "flat"
     drop: float = 0.1
     steps: int = 5000
@@ -62,8 +65,13 @@ class TextConfig:
         for name in ("vocab", "length", "width", "depth", "heads", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.sample_steps < 0:
-            raise ValueError(f"sample_steps={self.sample_steps}: must not be negative")
+        for name in ("sample_steps", "block"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+        if self.block and self.process != "absorbing":
+            raise ValueError(
+                f"block={self.block} with process={self.process!r}: blocks are written by absorbing diffusion"
+            )
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width={self.width} and heads={self.heads}: a head must have an even, whole width")
         if not 0 <= self.drop <= 1:

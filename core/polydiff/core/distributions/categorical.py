@@ -12,7 +12,6 @@ from polydiff.core.data import Data, Rng, index, left, masked_sum
 from polydiff.core.distributions.base import Distribution
 from polydiff.core.distributions.normal import Dirac
 
-
 _AT_ONCE = 1 << 20  # float64 numbers in flight while drawing
 
 

@@ -1,6 +1,7 @@
 """Distances, tests and intervals shared by all modalities; features are plain (N, D) tensors or arrays."""
 
 from polydiff.core.evaluation.any_order import any_order_nelbo, best_schedule, level_losses, predicted_cost
+from polydiff.core.evaluation.block_bound import block_nelbo
 from polydiff.core.evaluation.classifier import classifier_two_sample_test
 from polydiff.core.evaluation.discrepancy import mmd, mmd_permutation_test
 from polydiff.core.evaluation.features import Features
@@ -28,6 +29,7 @@ __all__ = [
     "TwoSampleTest",
     "any_order_nelbo",
     "best_schedule",
+    "block_nelbo",
     "bootstrap_interval",
     "classifier_two_sample_test",
     "frechet_distance",

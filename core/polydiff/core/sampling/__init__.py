@@ -1,6 +1,7 @@
 """Sampling: the one loop, and one family of steps a file."""
 
 from polydiff.core.sampling.ancestral import Ancestral
+from polydiff.core.sampling.blocks import Blocks
 from polydiff.core.sampling.churn import Churn
 from polydiff.core.sampling.confidence import Confident
 from polydiff.core.sampling.controls import Replace
@@ -23,6 +24,7 @@ from polydiff.core.sampling.step import Control, OneCall, Step, Transition
 
 __all__ = [
     "Ancestral",
+    "Blocks",
     "Chain",
     "Churn",
     "Confident",

@@ -7,6 +7,7 @@ from polydiff.core.training.ema import EMA
 from polydiff.core.training.loss import Loss, Objective
 from polydiff.core.training.muon import Muon
 from polydiff.core.training.objective import Denoising
+from polydiff.core.training.per_block import PerBlock
 from polydiff.core.training.schedule import Constant, WarmupCosine, WarmupLinear
 from polydiff.core.training.standard import standard_trainer
 from polydiff.core.training.state_masking import LearnedMasking
@@ -37,6 +38,7 @@ __all__ = [
     "Muon",
     "NonFinite",
     "Objective",
+    "PerBlock",
     "Phase",
     "Sigmoid",
     "TimeLaw",
