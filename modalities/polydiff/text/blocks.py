@@ -6,10 +6,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from polydiff.core.data import Context, Rng
-from polydiff.core.networks import Attention, TransformerBlock, modulate, rotary_angles, rotate
+from polydiff.core.networks import TransformerBlock, rotary_angles
 from polydiff.core.training import Batch
 from polydiff.text.networks import TextTransformer
 
@@ -177,23 +176,14 @@ def _layer(
     mask: Tensor | None,
     past: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """``TransformerBlock.forward`` with a mask and a past, which come back extended."""
-    if block.condition is None:
-        y, pair = _attend(block.attention, block.norm(x), angles, mask, past)
-        x = x + block.dropout(y)
-        return x + block.dropout(block.mlp(block.norm(x))), pair
-    shift1, scale1, gate1, shift2, scale2, gate2 = block.condition(c).chunk(6, -1)
-    y, pair = _attend(block.attention, modulate(block.norm(x), shift1, scale1), angles, mask, past)
-    x = x + gate1 * block.dropout(y)
-    return x + gate2 * block.dropout(block.mlp(modulate(block.norm(x), shift2, scale2))), pair
+    """A block of the transformer with a mask and a past, which comes back extended."""
+    now: list[tuple[Tensor, Tensor]] = []
 
+    def attend(h: Tensor) -> Tensor:
+        q, k, v = block.attention.project(h, angles)
+        if past is not None:
+            k, v = torch.cat([past[0].to(k), k], 2), torch.cat([past[1].to(v), v], 2)
+        now.append((k, v))
+        return block.attention.mix(q, k, v, mask)
 
-def _attend(
-    attention: Attention, x: Tensor, angles: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    q, k, v = attention.qkv(x).unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
-    q, k = rotate(attention.q_norm(q), angles), rotate(attention.k_norm(k), angles)
-    if past is not None:
-        k, v = torch.cat([past[0].to(k), k], 2), torch.cat([past[1].to(v), v], 2)
-    y = scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return attention.out(y.transpose(1, 2).flatten(2)), (k, v)
+    return block(x, c, attend=attend), now[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
@@ -51,18 +54,25 @@ class Attention(nn.Module):
             angles: Rotary angles ``(L, width / heads / 2)``, for tokens that have a place.
             causal: Attend to earlier tokens and oneself only.
         """
-        q, k, v = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.project(x_BLD, angles)
         mask = None if valid is None else valid[:, None, None, :]
         if valid is not None:
             v = torch.where(valid[:, None, :, None], v, 0.0)  # 0 · NaN is NaN: padding must not hold any
             k = torch.where(valid[:, None, :, None], k, 0.0)
-        q, k = self.q_norm(q), self.k_norm(k)
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
         if mask is not None and causal:
             length = x_BLD.shape[1]
             mask = mask & torch.ones(length, length, dtype=torch.bool, device=x_BLD.device).tril()
-        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and mask is None)
+        return self.mix(q, k, v, mask, causal=causal and mask is None)
+
+    def project(self, x_BLD: Tensor, angles: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``(B, heads, L, D / heads)``, normalised and turned."""
+        q, k, v = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        return (q, k, v) if angles is None else (rotate(q, angles), rotate(k, angles), v)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """Values mixed by attention and projected, ``(B, L, D)``; ``mask`` is True where a query may look."""
+        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -106,14 +116,25 @@ class TransformerBlock(nn.Module):
         *,
         angles: Tensor | None = None,
         causal: bool = False,
+        attend: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """``(B, L, D)`` to ``(B, L, D)``; the conditioning is ``(B, cond)`` or ``(B, L, cond)``."""
+        """``(B, L, D)`` to ``(B, L, D)``.
+
+        Args:
+            x_BLD: Tokens.
+            c_BD: Conditioning, ``(B, cond)`` or ``(B, L, cond)``.
+            valid: As for ``Attention``.
+            angles: As for ``Attention``.
+            causal: As for ``Attention``.
+            attend: In place of the attention's own forward, for masks and caches of one's own.
+        """
+        if attend is None:
+            attend = partial(self.attention, valid=valid, angles=angles, causal=causal)
         if self.condition is None:
-            x = x_BLD + self.dropout(self.attention(self.norm(x_BLD), valid, angles=angles, causal=causal))
+            x = x_BLD + self.dropout(attend(self.norm(x_BLD)))
             return x + self.dropout(self.mlp(self.norm(x)))
         assert c_BD is not None
         c = self.condition(c_BD)
         shift1, scale1, gate1, shift2, scale2, gate2 = (c if c.ndim == 3 else c[:, None]).chunk(6, -1)
-        y = self.attention(modulate(self.norm(x_BLD), shift1, scale1), valid, angles=angles, causal=causal)
-        x = x_BLD + gate1 * self.dropout(y)
+        x = x_BLD + gate1 * self.dropout(attend(modulate(self.norm(x_BLD), shift1, scale1)))
         return x + gate2 * self.dropout(self.mlp(modulate(self.norm(x), shift2, scale2)))
