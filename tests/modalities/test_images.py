@@ -275,7 +275,7 @@ def test_bad_arguments_are_refused_in_one_sentence(gen):
         (lambda: gen.sample(0), "n=0"),
         (lambda: gen.sample(2.5), "n=2.5"),
         (lambda: gen.sample(2, label=10), "label 10"),
-        (lambda: gen.sample(2, label=[1, 2, 3]), "one label an image"),
+        (lambda: gen.sample(2, label=[1, 2, 3]), "one label for each image"),
         (lambda: gen.sample(2, steps=0), "steps=0"),
         (lambda: gen.sample(2, guidance=float("nan")), "guidance"),
         (lambda: gen.sample(2, batch_size=0), "batch_size=0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -95,6 +96,28 @@ class Generator(ABC):
                     x = sampler(denoiser, like(size), context(rows), rng)
                 bar.update(size)
                 yield {k: v.cpu() for k, v in x.items()} if isinstance(x, dict) else x.cpu()
+
+    def _labels(self, label: Any, n: int, *, null: bool = False) -> dict[str, Tensor]:
+        """Conditions of n samples: those of labels, labels of equal frequency in turn, or the null label of guidance."""
+        codec, _ = self._fitted()
+        if not codec.classes:
+            if label is not None:
+                codec.class_numbers(label, n)  # says why not
+            return {}
+        if null:
+            numbers = torch.full((n,), len(codec.classes))
+        elif label is None:
+            numbers = torch.arange(n) % len(codec.classes)
+        else:
+            numbers = codec.class_numbers(label, n)
+        return {"label": numbers.to(self.device)}
+
+    def _scale(self, guidance: float | None) -> float:
+        """The guidance scale that was asked for, or that of the configuration."""
+        scale = float(self.config.guidance if guidance is None else guidance)
+        if not math.isfinite(scale):
+            raise ValueError(f"guidance={guidance}: need a finite number")
+        return scale
 
     # -------------------------------------------------------------- saving
 

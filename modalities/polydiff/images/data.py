@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polydiff.core.labels import class_numbers, classes_of
+
 Output = Literal["pil", "numpy", "torch"]
 
 
@@ -103,7 +105,7 @@ class ImageCodec:
         if std == 0:
             raise ValueError(f"every pixel is {top:g}: a constant has no distribution to learn")
         integer = bool((exact == np.round(exact)).all()) and maximum > 1
-        classes = () if labels is None else tuple(_plain(c) for c in np.unique(check_labels(labels, len(array))))
+        classes = classes_of(labels, len(array), "image")
         c, h, w = array.shape[1:]
         return cls(c, h, w, float(maximum), integer, float(exact.mean()), std, classes)
 
@@ -141,16 +143,8 @@ class ImageCodec:
         return [Image.fromarray(i) for i in np.rint(layout * (255 / self.maximum)).astype(np.uint8)]
 
     def class_numbers(self, labels: Any, n: int) -> Tensor:
-        """Class numbers ``(n,)`` of one label for all or n labels."""
-        if not self.classes:
-            raise ValueError("this model was fitted without labels: it has no classes to choose from")
-        known = {c: i for i, c in enumerate(self.classes)}
-        values = [_plain(v) for v in check_labels(labels, n)]
-        for i, value in enumerate(values):
-            if value not in known:
-                shown = ", ".join(map(repr, self.classes[:12])) + (", …" if len(self.classes) > 12 else "")
-                raise ValueError(f"label {value!r} (number {i}) is none of the classes of this model: {shown}")
-        return torch.tensor([known[v] for v in values])
+        """Class numbers ``(n,)`` of labels, or of one label for all."""
+        return class_numbers(self.classes, labels, n, "image")
 
     def config(self) -> Mapping[str, Any]:
         """Everything, as JSON values."""
@@ -167,24 +161,6 @@ class ImageCodec:
         if wrong := set(config) ^ names:
             raise ValueError(f"codec with unknown or missing keys {sorted(wrong)}: need exactly {sorted(names)}")
         return cls(**{**config, "classes": tuple(config["classes"])})
-
-
-def check_labels(labels: Any, n: int) -> np.ndarray:
-    """n labels as a one-dimensional array; a single label is repeated."""
-    if isinstance(labels, Tensor):
-        labels = labels.detach().cpu().numpy()
-    array = np.asarray(labels)
-    if array.ndim == 0:
-        array = np.repeat(array, n)
-    if array.shape != (n,):
-        raise ValueError(f"labels of shape {array.shape} for {n} images: need one label an image")
-    if array.dtype.kind not in "iuUSbO" and not (array.dtype.kind == "f" and bool((array == np.round(array)).all())):
-        raise ValueError(f"labels of type {array.dtype}: need integers or texts")
-    return array
-
-
-def _plain(label: Any) -> int | str:
-    return str(label) if isinstance(label, (str, bytes)) else int(label)
 
 
 def grid(images: Sequence[Any] | np.ndarray, columns: int = 8, scale: int = 4, gap: int = 1) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -148,7 +147,7 @@ class ImageGenerator(Generator):
             progress: Show a bar; by default only on a terminal.
         """
         codec, _ = self._fitted()
-        cond, guidance = self._conditions(label, n, guidance)
+        cond, scale = self._labels(label, n), self._scale(guidance)
         batches = self._generate(
             n,
             self._like,
@@ -156,7 +155,7 @@ class ImageGenerator(Generator):
             self._sampler(steps) if sampler is None else sampler,
             seed=seed,
             batch_size=batch_size,
-            wrap=lambda d: ClassifierFree(d, guidance) if cond else d,
+            wrap=lambda d: ClassifierFree(d, scale) if cond else d,
             progress=progress,
         )
         return _joined([codec.decode(batch, output) for batch in batches], output)
@@ -195,7 +194,7 @@ class ImageGenerator(Generator):
         given = codec.encode(np.where(mask, raw, 0).astype(raw.dtype))
         hold = torch.from_numpy(mask.copy())
         free = label is None
-        cond, guidance = self._conditions(label, len(raw), guidance, null=free)
+        cond, scale = self._labels(label, len(raw), null=free), self._scale(guidance)
         batches = self._generate(
             len(raw),
             self._like,
@@ -205,7 +204,7 @@ class ImageGenerator(Generator):
             self._sampler(steps),
             seed=seed,
             batch_size=batch_size,
-            wrap=lambda d: d if free else ClassifierFree(d, guidance),
+            wrap=lambda d: d if free else ClassifierFree(d, scale),
         )
         pixels = codec.decode(torch.cat([b for b in batches if isinstance(b, Tensor)]), "torch")
         exact = torch.where(hold, torch.from_numpy(np.where(mask, raw, 0).astype(np.float32)), pixels)
@@ -228,7 +227,7 @@ class ImageGenerator(Generator):
         """
         codec, model = self._fitted()
         ends = torch.cat([codec.encode([i]) for i in (first, last)]).to(self.device)
-        cond, _ = self._conditions(label, 1, 1.0, null=label is None)
+        cond = self._labels(label, 1, null=label is None)
         x = interpolate(model, ends[0], ends[1], n, uniform_times(steps), Context(cond=cond))
         return codec.decode(x, output)
 
@@ -259,7 +258,7 @@ class ImageGenerator(Generator):
         """
         codec, model = self._fitted()
         x = codec.encode(images)
-        cond, _ = self._conditions(labels, len(x), 1.0, null=labels is None)
+        cond = self._labels(labels, len(x), null=labels is None)
         times = logsnr_times(self._schedule(), steps, high=9.0)[:-1]
         return image_likelihood(model, codec, x.to(self.device), cond, times, divergence, probes, seed, batch_size)
 
@@ -285,25 +284,6 @@ class ImageGenerator(Generator):
         _, model = self._fitted()
         assert isinstance(model.process, LinearGaussian) and isinstance(model.process.path, Schedule)
         return model.process.path
-
-    def _conditions(
-        self, label: Any, n: int, guidance: float | None, null: bool = False
-    ) -> tuple[dict[str, Tensor], float]:
-        codec, _ = self._fitted()
-        scale = self.config.guidance if guidance is None else float(guidance)
-        if not math.isfinite(scale):
-            raise ValueError(f"guidance={guidance}: need a finite number")
-        if not codec.classes:
-            if label is not None:
-                codec.class_numbers(label, n)  # says why not
-            return {}, scale
-        if null:
-            numbers = torch.full((n,), len(codec.classes))
-        elif label is None:
-            numbers = torch.arange(n) % len(codec.classes)
-        else:
-            numbers = codec.class_numbers(label, n)
-        return {"label": numbers.to(self.device)}, scale
 
     def _card(self) -> str:
         codec, model = self._fitted()

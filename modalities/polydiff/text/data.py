@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from polydiff.core.labels import class_numbers, classes_of
 from polydiff.text.tokenizers import BPETokenizer, ByteTokenizer, CharTokenizer, Kind, Tokenizer, tokenizer_from_config
 
 __all__ = ["TextCodec", "read_texts"]
@@ -96,13 +97,9 @@ class TextCodec:
                 tokenizer = BPETokenizer.train(texts, vocab)
             case _:
                 raise ValueError(f"tokenizer={kind!r}: need 'byte', 'char' or 'bpe'")
-        classes: list[int | str] = []
-        if labels is not None:
-            if stream:
-                raise ValueError("labels belong to documents: pass a list of texts, not one stream")
-            plain = _plain(labels, len(texts))
-            classes = sorted(set(plain), key=lambda v: (isinstance(v, str), v))
-        return cls(tokenizer, length, not stream, classes)
+        if labels is not None and stream:
+            raise ValueError("labels belong to documents: pass a list of texts, not one stream")
+        return cls(tokenizer, length, not stream, classes_of(labels, len(texts), "text"))
 
     @property
     def end(self) -> int | None:
@@ -164,16 +161,8 @@ class TextCodec:
         return tokens + rest, known + [True] * len(rest)
 
     def class_numbers(self, labels: Any, n: int) -> Tensor:
-        """Numbers ``(n,)`` of labels."""
-        if not self.classes:
-            raise ValueError(f"label={labels!r}: this model was trained without labels")
-        number = {c: i for i, c in enumerate(self.classes)}
-        plain = _plain(labels, n)
-        for label in plain:
-            if label not in number:
-                shown = ", ".join(map(repr, self.classes[:12]))
-                raise ValueError(f"label {label!r} is unknown: the model was trained on {shown}")
-        return torch.tensor([number[label] for label in plain])
+        """Class numbers ``(n,)`` of labels, or of one label for all."""
+        return class_numbers(self.classes, labels, n, "text")
 
     # -------------------------------------------------------------- decoding
 
@@ -211,13 +200,3 @@ class TextCodec:
     def from_config(cls, config: Mapping[str, Any]) -> TextCodec:
         """The codec of a saved configuration."""
         return cls(tokenizer_from_config(config["tokenizer"]), config["length"], config["documents"], config["classes"])
-
-
-def _plain(labels: Any, n: int) -> list[int | str]:
-    if isinstance(labels, Tensor):
-        labels = labels.tolist()
-    values: Iterable[Any] = [labels] * n if isinstance(labels, (str, int)) else list(labels)
-    plain = [v if isinstance(v, str) else int(v) for v in values]
-    if len(plain) != n:
-        raise ValueError(f"{len(plain)} labels for {n} texts: need one label a text")
-    return plain

@@ -288,8 +288,7 @@ class TextGenerator(Generator):
         """Token rows ``(N, L)`` with everything unknown drawn."""
         _, model = self._fitted()
         given, told = torch.tensor(rows), torch.tensor(known)
-        scale = self.config.guidance if guidance is None else float(guidance)
-        cond = self._labels(label, len(given), null=False)
+        scale, cond = self._scale(guidance), self._labels(label, len(given))
         process = model.process
         assert isinstance(process, Discrete)
         if bool(told.any()) and not model.sees_known:
@@ -327,20 +326,6 @@ class TextGenerator(Generator):
             return Blocks([1.0, 0.0], FirstHitting(), block, network.remember)
         each = max(1, round(n * block / codec.length))  # of the steps of a whole text
         return Blocks(uniform_times(each), Ancestral(), block, network.remember)
-
-    def _labels(self, label: Any, n: int, *, null: bool) -> dict[str, Tensor]:
-        codec, _ = self._fitted()
-        if not codec.classes:
-            if label is not None:
-                codec.class_numbers(label, n)  # says why not
-            return {}
-        if null:
-            numbers = torch.full((n,), len(codec.classes))
-        elif label is None:
-            numbers = torch.arange(n) % len(codec.classes)
-        else:
-            numbers = codec.class_numbers(label, n)
-        return {"label": numbers.to(self.device)}
 
     def _card(self) -> str:
         codec, model = self._fitted()
