@@ -1,6 +1,7 @@
 """Parametrisations, models, guidance."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from polydiff.core.data import Context, Rng
 from polydiff.core.denoisers import (
+    ConcreteScore,
     Denoiser,
     EpsPrediction,
     FieldPreconditioners,
@@ -21,6 +23,7 @@ from polydiff.core.denoisers import (
 )
 from polydiff.core.distributions import Categorical, Joint, Normal
 from polydiff.core.guidance import ClassifierFree
+from polydiff.core.oracles import ExactTokens
 from polydiff.core.processes import Bridge, Discrete, Gaussian, Product, Residual
 from polydiff.core.sampling import Ancestral, sample
 from polydiff.core.schedules import EDM, Cosine, LogLinear, VPLinear, uniform_times
@@ -256,3 +259,45 @@ def test_a_model_finds_its_process_after_copies_and_exchanges():
     model.process = Gaussian(VPLinear())
     assert isinstance(model.process.path, VPLinear)
     assert model.process is model._modules["process"]
+
+
+def concrete(table):
+    """The exact concrete score of a table under absorbing diffusion, as a network."""
+    process = Discrete.absorbing(table.shape[0])
+    exact = ExactTokens(table, process)
+
+    def network(x, t, ctx):
+        log_p = exact(x, t, ctx).inner.log_probs
+        return log_p + ((1 - t) / t).log()[:, None, None]
+
+    return process, exact, network
+
+
+def test_the_concrete_score_is_the_posterior_in_other_units(table):
+    process, exact, network = concrete(table)
+    model = Model(network, process, ConcreteScore())
+    x = torch.tensor([[3, 3], [3, 1], [0, 3]])
+    t = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
+    ours, theirs = model(x, t, Context()), exact(x, t, Context())
+    torch.testing.assert_close(ours.inner.logits, theirs.inner.log_probs, check_dtype=False)
+    x0 = torch.tensor([[0, 1], [2, 1], [0, 2]])
+    torch.testing.assert_close(process.bound(ours, x0, x, t), process.bound(theirs, x0, x, t), check_dtype=False)
+
+
+def test_score_entropy_is_least_at_the_truth_and_pays_for_wrong_totals(table):
+    """In expectation over x_0: any factor on the masses costs c − 1 − log c a masked token, and more at wrong shares."""
+    process, exact, network = concrete(table)
+    x = torch.tensor([[3, 1]])
+    t = torch.tensor([0.5], dtype=torch.float64)
+    p = exact(x, t, Context()).inner.probs[0, 0]
+
+    def cost(tilt):
+        law = Model(lambda *a: network(*a) + tilt, process, ConcreteScore())(x, t, Context())
+        return sum(float(p[v] * process.bound(law, torch.tensor([[v, 1]]), x, t)[0, 0]) for v in range(3))
+
+    rate = 1 / 0.5
+    for c in (0.5, 2.0):
+        assert cost(math.log(c)) - cost(0.0) == pytest.approx(rate * (c - 1 - math.log(c)))
+    assert cost(torch.tensor([0.3, -0.2, 0.0], dtype=torch.float64)) > cost(0.0)
+    with pytest.raises(TypeError, match="absorbing"):
+        Model(network, Discrete.uniform(3), ConcreteScore())(x.clamp_max(2), t, Context())

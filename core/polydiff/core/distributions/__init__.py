@@ -1,7 +1,7 @@
 """Laws: what denoisers return, what steps draw from, what objectives score."""
 
 from polydiff.core.distributions.base import Distribution
-from polydiff.core.distributions.categorical import Categorical, Gated
+from polydiff.core.distributions.categorical import Categorical, Gated, Intensities
 from polydiff.core.distributions.joint import Joint
 from polydiff.core.distributions.mixture import Empirical, Implicit, Mixture
 from polydiff.core.distributions.noise import Noise, White, ZeroSum
@@ -16,6 +16,7 @@ __all__ = [
     "Empirical",
     "Gated",
     "Implicit",
+    "Intensities",
     "Joint",
     "Mixture",
     "Noise",

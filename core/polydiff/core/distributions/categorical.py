@@ -109,6 +109,14 @@ class Categorical(Distribution):
 
 
 @dataclass(eq=False)
+class Intensities(Categorical):
+    """Categories by masses ``exp(logits)`` that need not add up to 1: rates of jumps, which a learned score is free to miss.
+
+    As a law (sampled, scored, blended) the masses are normalised; a bound on jump rates reads them as they are.
+    """
+
+
+@dataclass(eq=False)
 class Gated(Distribution):
     """Each open element moves with probability ``p`` to a draw from ``inner``; all else stays as it is.
 

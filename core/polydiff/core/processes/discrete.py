@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from polydiff.core.data import Context, Data, Time, left
-from polydiff.core.distributions import Categorical, Dirac, Distribution, Gated
+from polydiff.core.distributions import Categorical, Dirac, Distribution, Gated, Intensities
 from polydiff.core.processes.base import Process
 from polydiff.core.processes.tokens import only_markov, token_law
 from polydiff.core.schedules import LogLinear, Schedule
@@ -113,7 +113,12 @@ class Discrete(Process):
         c = self.schedule.at(t)
         a, da = (torch.as_tensor(u, dtype=torch.float64, device=x0.device) for u in (c.a, c.da))
         if self.mask is not None:
-            nats = self.loss(posterior, x0, x_t, t, ctx)
+            law = self.clean(posterior)
+            if isinstance(law, Intensities):  # KL of jump rates that need not add up: Σ_v p̂_v − 1 − log p̂_{x_0}
+                gap = law.logits.exp().sum(-1) - 1 - law.logits.gather(-1, x0[..., None])[..., 0]
+                nats: Data = torch.where(x_t == self.mask, gap, 0.0)
+            else:
+                nats = self.loss(posterior, x0, x_t, t, ctx)
             assert isinstance(nats, Tensor)
             return left(-da / (1 - a), x0) * nats
         return self._jump_bound(posterior, x0, x_t, a, da)
