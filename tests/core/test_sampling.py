@@ -467,6 +467,40 @@ def test_final_importance_weights_are_applied():
     assert float(out.mean()) == pytest.approx(1.0, abs=0.05)
 
 
+def test_frozen_rows_follow_their_ancestors(mixture):
+    """A control that reverses the batch, while one row already stands still: it keeps the state of its ancestor."""
+    process = Gaussian(Cosine())
+    x = mixture.sample(2, Rng(0))
+    times = torch.tensor([[0.5, 0.0], [0.0, 0.0]], dtype=torch.float64)
+
+    def reverse(tr):
+        rows = torch.tensor([1, 0])
+        tr.x_s, tr.s, tr.ancestor = tr.x_s[rows], tr.s[rows], rows
+        return tr
+
+    last = next(iter(trajectory(mixture.denoiser(process), x, times, Ancestral(0.0), controls=[reverse])))
+    assert torch.equal(last.x_s[0], x[1])
+    assert not torch.equal(last.x_s[1], x[0])
+
+
+def test_the_readout_sees_the_context_of_the_rows_that_were_kept(mixture):
+    class Shifted(Gaussian):
+        def readout(self, x, ctx):
+            return x + ctx.side["shift"]
+
+    def favour_the_last(tr):
+        tr.log_w = torch.tensor([-torch.inf, -torch.inf, 0.0])
+        return tr
+
+    process = Shifted(Cosine())
+    ctx = Context(side={"shift": torch.tensor([[10.0], [20.0], [30.0]], dtype=torch.float64)})
+    x = sample(
+        mixture.denoiser(process), mixture.sample(3, Rng(0)), [0.5, 0.0], Ancestral(0.0), ctx,
+        controls=[favour_the_last], rng=Rng(0),
+    )  # fmt: skip
+    assert (x > 25).all()
+
+
 def test_history_travels_outside_the_step(mixture):
     """Interrupted and continued from its state, a multistep run is the uninterrupted one."""
     denoiser, grid, step = mixture.denoiser(Gaussian(Cosine())), uniform_times(12), DPMSolverPP(2)

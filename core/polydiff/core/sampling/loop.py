@@ -96,14 +96,15 @@ def sample(
     for last in trajectory(denoiser, x, times, step, ctx, controls=controls, rng=rng):  # noqa: B007
         pass
     assert last is not None
-    x = last.x_s
-    if last.ctx.known is not None:
-        x = last.ctx.hold(x)
+    x, ctx = last.x_s, last.ctx
+    if ctx.known is not None:
+        x = ctx.hold(x)
     if last.log_w is not None:
         if rng is None:
             raise ValueError("weighted samples are resampled at the end: pass an Rng")
-        x = index(x, systematic(last.log_w, rng.child("final weights"), particles or batch_size(x)))
-    return denoiser.process.readout(x, last.ctx)
+        rows = systematic(last.log_w, rng.child("final weights"), particles or batch_size(x))
+        x, ctx = index(x, rows), index(ctx, rows)
+    return denoiser.process.readout(x, ctx)
 
 
 def systematic(log_w: Tensor, rng: Rng, particles: int) -> Tensor:
@@ -124,13 +125,17 @@ def _reached(t: Time, end: Any) -> bool:
 
 
 def _freeze(tr: Transition) -> Data:
+    t, x_t = tr.t, tr.x_t
+    if tr.ancestor is not None:  # a control resampled: what a row was before is what its ancestor was
+        t, x_t = t if isinstance(t, float) else t[tr.ancestor], index(x_t, tr.ancestor)
+    elif batch_size(x_t) != batch_size(tr.x_s):
+        return tr.x_s  # a control branched: rows no longer correspond
+
     def leaf(after: Tensor, before: Tensor) -> Tensor:
-        still = left(torch.as_tensor(tr.t == tr.s, device=after.device), after)
+        still = left(torch.as_tensor(t == tr.s, device=after.device), after)
         return torch.where(still, before, after)
 
-    if batch_size(tr.x_t) != batch_size(tr.x_s):
-        return tr.x_s  # a control branched: rows no longer correspond
-    return tree_map(leaf, tr.x_s, tr.x_t)
+    return tree_map(leaf, tr.x_s, x_t)
 
 
 def _told(denoiser: Denoiser, step: Step, ctx: Context, controls: Sequence[Control]) -> bool:
