@@ -138,6 +138,22 @@ def test_the_surest_tokens_show_first(rule):
     assert greedy.tolist() == [[1, 1, 0]] * 4
 
 
+def test_spread_takes_the_surest_of_each_stretch():
+    """Eight positions, four to show; the surest two are neighbours, and only one of them is shown at first."""
+    process = Discrete.absorbing(2)
+    gaps = torch.tensor([5.0, 4.0, 1.0, 2.0, 0.5, 3.0, 1.5, 0.2], dtype=torch.float64)
+    logits = torch.stack([torch.zeros(8), gaps], -1)
+    law = FunctionDenoiser(process, lambda x, t, ctx: Gated(x, x == 2, 1.0, Categorical(logits.expand(len(x), 8, 2))))
+    path = list(trajectory(law, torch.full((3, 8), 2), uniform_times(2), Confident(spread=True), rng=Rng(0)))
+    assert (path[0].x_s[0] != 2).tolist() == [True, False, False, True, False, True, True, False]
+    assert (path[1].x_s != 2).all()
+    plain = next(iter(trajectory(law, torch.full((3, 8), 2), uniform_times(2), Confident(), rng=Rng(0))))
+    assert (plain.x_s[0] != 2).tolist() == [True, True, False, True, False, True, False, False]
+    many = list(trajectory(law, torch.full((3, 8), 2), uniform_times(20), Confident(spread=True), rng=Rng(0)))
+    shown = [int((tr.x_s[0] != 2).sum()) for tr in many]
+    assert shown == [8 - round(8 * (1 - (k + 1) / 20)) for k in range(20)]
+
+
 def test_padding_stays_and_known_tokens_are_kept(table):
     process = Discrete.absorbing(table.shape[0])
     exact = ExactTokens(table, process)

@@ -82,7 +82,8 @@ def samplers():
         "first-hitting": Chain([1.0, 0.0], FirstHitting()),
         "first-hitting-4": Chain([1.0, 0.0], FirstHitting(tokens=4)),
         "confidence-32": Chain(uniform_times(32), Confident()),
-        "margin-32": Chain(uniform_times(32), Confident("margin")),
+        "spread-32": Chain(uniform_times(32), Confident(spread=True)),
+        "spread-32-cool": Chain(uniform_times(32), Confident(temperature=0.7, spread=True)),
     }
 
 

@@ -22,13 +22,15 @@ _AT_ONCE = 1 << 21  # numbers in flight
 class Confident(OneCall):
     """Reveal the masked tokens of which the model is surest, as many as the schedule asks for.
 
-    From t to s the number of masked tokens falls from n to ``round(n (1 − alpha_s) / (1 − alpha_t))``. Fewer errors of
-    parallel drawing than at random positions, at the price of a law that is sharper than the model's: watch the entropy
-    of the samples.
+    Of n tokens in all (neither given nor padding) ``round(n (1 − alpha_s))`` are left masked at s. Fewer errors of parallel
+    drawing than at random positions, at the price of a law that is sharper than the model's: watch the entropy of the
+    samples.
 
     Args:
         rule: Order by the largest probability, by the entropy of the law, or by the gap between the two largest.
         temperature: Of the draw at the chosen positions; 0 takes the most probable token.
+        spread: Of m tokens to show, take the surest of each of m equal stretches of what is hidden. Neighbours depend on
+            each other most, and the surest tokens are often neighbours: drawn at once they do not fit.
 
     Source: MaskGIT: Masked Generative Image Transformer, 2022, arXiv 2202.04200; Train for the Worst, Plan for the Best,
     2025, arXiv 2502.06768 (margin).
@@ -36,6 +38,7 @@ class Confident(OneCall):
 
     rule: Rule = "confidence"
     temperature: float = 1.0
+    spread: bool = False
 
     def __post_init__(self) -> None:
         if self.rule not in ("confidence", "entropy", "margin"):
@@ -49,15 +52,30 @@ class Confident(OneCall):
         """See ``OneCall``: a draw at the chosen positions, certainty elsewhere."""
         masked = absorbing(process, type(self).__name__)
         hidden, law = open_positions(masked, x_t, ctx), masked.clean(posterior)
-        h_t, h_s = (
-            1 - torch.as_tensor(masked.schedule.at(u).a, dtype=torch.float64, device=x_t.device) for u in (t, s)
-        )
-        count = hidden.flatten(1).sum(1)
-        reveal = count - (count * (h_s / h_t.clamp_min(1e-300)).clamp(0, 1)).round()
+        h = 1 - torch.as_tensor(masked.schedule.at(s).a, dtype=torch.float64, device=x_t.device)
+        scored = ctx.scored()
+        total = (scored if isinstance(scored, Tensor) else torch.ones_like(hidden)).flatten(1).sum(1)
+        reveal = (hidden.flatten(1).sum(1) - (total * h).round()).clamp_min(0)
         sure = certainty(law, self.rule).masked_fill(~hidden, -torch.inf).flatten(1)
-        rank = sure.argsort(dim=1, descending=True, stable=True).argsort(1)
-        chosen = hidden & (rank < reveal[:, None]).view_as(hidden)
+        if self.spread:
+            chosen = hidden & _surest_of_stretches(sure, hidden.flatten(1), reveal).view_as(hidden)
+        else:
+            rank = sure.argsort(dim=1, descending=True, stable=True).argsort(1)
+            chosen = hidden & (rank < reveal[:, None]).view_as(hidden)
         return Gated(x_t, chosen, 1.0, tempered(law, self.temperature)), None
+
+
+def _surest_of_stretches(sure: Tensor, hidden: Tensor, reveal: Tensor) -> Tensor:
+    """Bool ``(B, L)``: the surest hidden position of each of ``reveal`` stretches of the hidden ones."""
+    place = hidden.cumsum(1) - 1
+    count = hidden.sum(1, keepdim=True).clamp_min(1)
+    stretch = torch.where(hidden, (place * reveal[:, None].long()) // count, sure.shape[1])
+    order = sure.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, stretch.gather(1, order).argsort(dim=1, stable=True))  # by stretch, the surest first
+    sorted_stretch = stretch.gather(1, order)
+    first = torch.ones_like(hidden)
+    first[:, 1:] = sorted_stretch[:, 1:] != sorted_stretch[:, :-1]
+    return torch.zeros_like(hidden).scatter(1, order, first) & (reveal[:, None] > 0)
 
 
 def certainty(law: Categorical, rule: Rule) -> Tensor:
