@@ -88,13 +88,13 @@ def names() -> TextConfig:
 
 
 def shakespeare() -> TextConfig:
-    """A megabyte of one author, character by character. Twenty minutes on one core."""
+    """A megabyte of one author, character by character. Twenty-four minutes on one core."""
     return TextConfig(length=128, steps=10_000, batch_size=8)
 
 
 def docs() -> TextConfig:
     """Half a megabyte of reference text, as a demonstration: a minute on two cores."""
-    return TextConfig(length=96, steps=700, batch_size=24)
+    return TextConfig(length=96, steps=900, batch_size=8)
 
 
 def default(documents: bool, longest: int) -> TextConfig:
