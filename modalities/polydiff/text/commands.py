@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polydiff.core.report import Number, Passage, Picture, Section
+from polydiff.core.sampling import Chain, Confident
+from polydiff.core.schedules import uniform_times
 from polydiff.text import recipes
 from polydiff.text.generator import TextGenerator
 from polydiff.text.metrics import evaluate as measure
@@ -108,9 +110,15 @@ def demo(out: Path) -> Section:
     parameters = sum(p.numel() for p in model.parameters())
     pieces: list[Picture | Passage] = []
     for n in (8, 32, 128):
-        texts = generator.sample(3, steps=n, seed=3)
+        texts = generator.sample(3, sampler=Chain(uniform_times(n), Confident(temperature=0.7, spread=True)), seed=3)
         lines = [[(line, False)] for text in texts for line in [*text.split("\n"), "─" * 24]]
-        pieces.append(Passage(f"Written in {n} steps", "Three samples; fewer steps draw more letters at once.", lines))
+        pieces.append(
+            Passage(
+                f"Written in {n} steps",
+                "Three samples, the surest letters first, at temperature 0.7; fewer steps draw more letters at once.",
+                lines,
+            )
+        )
     hole = "The [MASK*9] statement is used to [MASK*8] an exception.\nIf the file [MASK*12], an error is raised."
     pieces.append(
         Passage(
