@@ -67,6 +67,7 @@ class Denoiser(nn.Module, ABC):
 class FunctionDenoiser(Denoiser):
     """A denoiser from ``f(x_t, t, ctx)``: exact denoisers, test doubles, regressors that are no networks.
 
+    >>> from polydiff.core.distributions import Normal
     >>> from polydiff.core.processes import Gaussian
     >>> from polydiff.core.schedules import Cosine
     >>> zero = FunctionDenoiser(Gaussian(Cosine()), lambda x, t, ctx: Normal(torch.zeros_like(x)))
