@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +36,7 @@ __all__ = [
     "TokenLogits",
     "VPrediction",
     "VelocityPrediction",
+    "Wrapper",
     "X0Prediction",
 ]
 
@@ -62,6 +62,27 @@ class Denoiser(nn.Module, ABC):
     def nullify(self, ctx: Context) -> Context:
         """The unconditional context of guidance."""
         raise TypeError(f"{type(self).__name__} has no null condition: it cannot be guided without one")
+
+
+class Wrapper(Denoiser):
+    """A denoiser around a denoiser, which speaks for it in everything but its law.
+
+    Args:
+        denoiser: What is wrapped.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser, self.sees_known = denoiser, denoiser.sees_known
+
+    @property
+    def process(self) -> Process:  # type: ignore[override]
+        """The process of what is wrapped."""
+        return self.denoiser.process
+
+    def nullify(self, ctx: Context) -> Context:
+        """See ``Denoiser``."""
+        return self.denoiser.nullify(ctx)
 
 
 class FunctionDenoiser(Denoiser):
@@ -124,7 +145,7 @@ class Model(Denoiser):
         if self.autocast is None:
             return pre.posterior(process, self.network(x, level, ctx), x_t, t, ctx)
         device = next(iter(x.values())).device if isinstance(x, dict) else x.device
-        with torch.autocast(device.type, self.autocast) if self.autocast else nullcontext():
+        with torch.autocast(device.type, self.autocast):
             raw = self.network(x, level, ctx)
         raw = {k: v.float() for k, v in raw.items()} if isinstance(raw, dict) else raw.float()
         return pre.posterior(process, raw, x_t, t, ctx)

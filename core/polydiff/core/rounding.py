@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from polydiff.core.data import Context, Data, Time
-from polydiff.core.denoisers import Denoiser
+from polydiff.core.denoisers import Denoiser, Wrapper
 from polydiff.core.distributions import Categorical, Distribution
 from polydiff.core.distributions.token_points import Rounded
 from polydiff.core.preconditioners import TokenLogits
-from polydiff.core.processes import Process
 from polydiff.core.processes.embedded import Embedded
 from polydiff.core.processes.tokens import token_law
 
@@ -49,7 +48,7 @@ class PointEvidence(TokenLogits):
         return Categorical(raw.float() + said.float() if raw.dtype != torch.float64 else raw + said)
 
 
-class PointEstimate(Denoiser):
+class PointEstimate(Wrapper):
     """A denoiser of an ``Embedded`` process whose law over tokens is reduced before each step.
 
     Args:
@@ -65,21 +64,12 @@ class PointEstimate(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, by: Literal["mean", "token"]) -> None:
-        super().__init__()
+        super().__init__(denoiser)
         if by not in ("mean", "token"):
             raise ValueError(f"by={by!r}: need 'mean' or 'token'")
         if not isinstance(denoiser.process, Embedded):
             raise TypeError(f"PointEstimate needs an Embedded process, not {type(denoiser.process).__name__}")
-        self.denoiser, self.by, self.sees_known = denoiser, by, denoiser.sees_known
-
-    @property
-    def process(self) -> Process:  # type: ignore[override]
-        """The process of what is wrapped."""
-        return self.denoiser.process
-
-    def nullify(self, ctx: Context) -> Context:
-        """See ``Denoiser``."""
-        return self.denoiser.nullify(ctx)
+        self.by = by
 
     def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
         """A law with a point, or on one token."""

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from polydiff.core.data import Context, Data, Time, batch_size, index, match_time, tree_map
-from polydiff.core.denoisers import Denoiser
+from polydiff.core.denoisers import Wrapper
 from polydiff.core.distributions import Distribution
-from polydiff.core.processes import Process
 from polydiff.core.sampling.step import Transition
 
 __all__ = ["SelfConditioned", "estimate_of", "remember_estimate"]
@@ -33,7 +32,7 @@ def remember_estimate(tr: Transition) -> Transition:
     return tr
 
 
-class SelfConditioned(Denoiser):
+class SelfConditioned(Wrapper):
     """A denoiser as it is trained: every second sample of a batch reads an estimate, the others read zeros.
 
     The estimate is that of a first pass without one, and no gradient flows through it. To be put around the model in an
@@ -44,20 +43,6 @@ class SelfConditioned(Denoiser):
 
     Source: Analog Bits: Generating Discrete Data using Diffusion Models with Self-Conditioning, 2022, arXiv 2208.04202.
     """
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.sees_known = denoiser.sees_known
-
-    @property
-    def process(self) -> Process:  # type: ignore[override]
-        """The process of what is wrapped."""
-        return self.denoiser.process
-
-    def nullify(self, ctx: Context) -> Context:
-        """See ``Denoiser``."""
-        return self.denoiser.nullify(ctx)
 
     def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
         """The law of the second pass."""

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from polydiff.core.data import Context, Data, Time
-from polydiff.core.denoisers import Denoiser
+from polydiff.core.denoisers import Denoiser, Wrapper
 from polydiff.core.distributions import Distribution
 from polydiff.core.processes import Process
 
 __all__ = ["NFE", "ByTime"]
 
 
-class NFE(Denoiser):
+class NFE(Wrapper):
     """Counts evaluations in ``count``, so that samplers can be compared at equal cost.
 
     A guided model that doubles its batch counts once a call where it is wrapped: wrap the innermost model to count
@@ -23,23 +23,13 @@ class NFE(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__()
-        self.denoiser, self.count = denoiser, 0
-        self.sees_known = denoiser.sees_known
-
-    @property
-    def process(self) -> Process:  # type: ignore[override]
-        """The process of what is wrapped."""
-        return self.denoiser.process
+        super().__init__(denoiser)
+        self.count = 0
 
     def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
         """The wrapped law."""
         self.count += 1
         return self.denoiser(x_t, t, ctx)
-
-    def nullify(self, ctx: Context) -> Context:
-        """See ``Denoiser``."""
-        return self.denoiser.nullify(ctx)
 
 
 class ByTime(Denoiser):

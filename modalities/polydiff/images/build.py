@@ -135,14 +135,3 @@ def objective_of(config: ImageConfig, model: Model, *, labelled: bool) -> Denois
         drop=config.drop if labelled else 0.0,
         known=random_masks(config.known) if config.known > 0 else None,
     )
-
-
-def optimiser_of(config: ImageConfig, model: Model) -> torch.optim.AdamW:
-    """AdamW over all weights of a model."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.lr,
-        betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
-        fused=next(model.parameters()).device.type in ("cpu", "cuda"),  # one kernel for all: a tenth of a small step
-    )

@@ -17,8 +17,8 @@ from polydiff.core.guidance import ClassifierFree
 from polydiff.core.processes import LinearGaussian
 from polydiff.core.sampling import Chain, DPMSolverPP, Sampler, interpolate
 from polydiff.core.schedules import Schedule, logsnr_times, uniform_times
-from polydiff.core.training import Batches, train
-from polydiff.images.build import model_of, objective_of, optimiser_of
+from polydiff.core.training import Batches, adamw, train
+from polydiff.images.build import model_of, objective_of
 from polydiff.images.data import ImageCodec, Output, as_array
 from polydiff.images.likelihood import ImageLikelihood, image_likelihood
 from polydiff.images.masks import mask_of
@@ -97,7 +97,7 @@ class ImageGenerator(Generator):
         model = self._model_from(codec)
         self.history = train(
             objective_of(c, model, labelled=bool(cond)),
-            optimiser_of(c, model),
+            adamw(model, c.lr, c.weight_decay),
             Batches(x, cond=cond, batch_size=min(c.batch_size, len(x)), seed=self.seed),
             c,
             seed=self.seed,

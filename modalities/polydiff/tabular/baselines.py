@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 
 import numpy as np
@@ -14,7 +15,7 @@ from polydiff.tabular.coder import Coder, is_categorical
 __all__ = ["Baseline", "Bootstrap", "GaussianCopula", "Independent", "Interpolation"]
 
 
-class Baseline:
+class Baseline(ABC):
     """Fits a table and samples rows with its columns, order and dtypes."""
 
     table: pd.DataFrame
@@ -40,8 +41,8 @@ class Baseline:
             raise RuntimeError(f"{type(self).__name__} is not fitted: call fit first")
         return self._sample(n, Rng(seed)).reset_index(drop=True)
 
-    def _sample(self, n: int, rng: Rng) -> pd.DataFrame:
-        raise NotImplementedError
+    @abstractmethod
+    def _sample(self, n: int, rng: Rng) -> pd.DataFrame: ...
 
 
 class Bootstrap(Baseline):

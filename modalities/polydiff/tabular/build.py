@@ -24,7 +24,7 @@ from polydiff.core.training.weights import VelocityWeight, VWeight
 from polydiff.tabular.networks import TableMLP
 from polydiff.tabular.recipes import TableConfig
 
-__all__ = ["model_of", "objective_of", "optimiser_of", "process_of"]
+__all__ = ["model_of", "objective_of", "process_of"]
 
 
 def process_of(config: TableConfig, numbers: int, sizes: Sequence[int]) -> Product:
@@ -81,14 +81,3 @@ def random_columns(share: float, groups: Mapping[str, Tensor]) -> Callable[[Data
         return {k: told[:, g.to(told.device)] for k, g in groups.items()}
 
     return draw
-
-
-def optimiser_of(config: TableConfig, model: Model) -> torch.optim.AdamW:
-    """AdamW over all weights of a model."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.lr,
-        betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
-        fused=next(model.parameters()).device.type in ("cpu", "cuda"),
-    )

@@ -18,8 +18,8 @@ from polydiff.core.generator import Generator
 from polydiff.core.processes import Product
 from polydiff.core.sampling import Ancestral, Chain, DPMSolverPP, OneCall, PerField, Sampler
 from polydiff.core.schedules import uniform_times
-from polydiff.core.training import Batches, train
-from polydiff.tabular.build import model_of, objective_of, optimiser_of
+from polydiff.core.training import Batches, adamw, train
+from polydiff.tabular.build import model_of, objective_of
 from polydiff.tabular.columns import Kind, Name
 from polydiff.tabular.data import TableCodec
 from polydiff.tabular.limits import Allowed
@@ -131,7 +131,7 @@ class TabularGenerator(Generator):
         model = self._model_from(codec)
         self.history = train(
             objective_of(c, model, codec.groups),
-            optimiser_of(c, model),
+            adamw(model, c.lr, c.weight_decay),
             Batches(data, batch_size=min(c.batch_size, len(df)), seed=self.seed),
             c,
             seed=self.seed,

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from polydiff.core.data import Context, Data, Time
-from polydiff.core.denoisers import Denoiser
+from polydiff.core.denoisers import Denoiser, Wrapper
 from polydiff.core.distributions import Categorical, Distribution, Gated, Joint
-from polydiff.core.processes import Process
 
 __all__ = ["Allowed"]
 
 
-class Allowed(Denoiser):
+class Allowed(Wrapper):
     """A denoiser of tables whose categories keep to allowed levels: the others lose their mass, the rest is renormalised.
 
     The law of the row given that its cells are in these sets, up to what a cell says of the others while it is noisy: exact for
@@ -25,14 +24,8 @@ class Allowed(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, allowed: Tensor) -> None:
-        super().__init__()
-        self.denoiser, self.allowed = denoiser, allowed
-        self.sees_known = denoiser.sees_known
-
-    @property
-    def process(self) -> Process:  # type: ignore[override]
-        """The process of what is wrapped."""
-        return self.denoiser.process
+        super().__init__(denoiser)
+        self.allowed = allowed
 
     def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
         """The wrapped law without the levels that are not allowed."""

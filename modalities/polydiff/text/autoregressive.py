@@ -95,13 +95,11 @@ class AutoregressiveLM:
 
     def log_prob(self, x_BL: Tensor, batch_size: int = 64) -> Tensor:
         """``log p(x_i | x_{<i})`` of token rows ``(B, L)`` in nats, ``(B, L)``."""
-        codec, network = self._fitted()
         parts = []
         for rows in x_BL.split(batch_size):
             with torch.no_grad():
                 x = rows.to(self.device)
-                logits = network(tokens_before(x, codec.mask), torch.zeros(len(x), device=self.device), Context())
-                parts.append(logits.float().log_softmax(-1).gather(-1, x[..., None])[..., 0].cpu())
+                parts.append(self._logits(x).float().log_softmax(-1).gather(-1, x[..., None])[..., 0].cpu())
         return torch.cat(parts)
 
     def bits_per_character(self, texts: Any) -> tuple[float, float]:
@@ -127,7 +125,7 @@ class AutoregressiveLM:
 
         Prompts, one each, must have one number of tokens.
         """
-        codec, network = self._fitted()
+        codec, _ = self._fitted()
         length = codec.length if length is None else length
         begun = [codec.tokenizer.encode(p) for p in ([prompt] * n if isinstance(prompt, str) else prompt)]
         if len(begun) != n or len({len(row) for row in begun}) > 1:
@@ -137,9 +135,14 @@ class AutoregressiveLM:
         with torch.no_grad():
             while x.shape[1] < length:
                 padded = torch.cat([x, x.new_zeros(n, 1)], 1)
-                logits = network(tokens_before(padded, codec.mask), torch.zeros(n, device=self.device), Context())
-                x = torch.cat([x, tempered(Categorical(logits[:, -1:]), temperature).sample(rng)], 1)
+                law = Categorical(self._logits(padded)[:, -1:])
+                x = torch.cat([x, tempered(law, temperature).sample(rng)], 1)
         return codec.decode(x.cpu())
+
+    def _logits(self, x_BL: Tensor) -> Tensor:
+        """``(B, L, V)``, each from the tokens before it."""
+        codec, network = self._fitted()
+        return network(tokens_before(x_BL, codec.mask), x_BL.new_zeros(len(x_BL), dtype=torch.float32), Context())
 
     def _fitted(self) -> tuple[TextCodec, TextTransformer]:
         if self.codec is None or self.network is None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from polydiff.core.data import Context, Time, match_time
-from polydiff.core.distributions import Categorical, Distribution
-from polydiff.core.preconditioners import TokenLogits
 from polydiff.core.processes.sphere import SphereTokens
+from polydiff.core.rounding import PointEvidence
 from polydiff.text.networks import TextTransformer
 
 __all__ = ["EvidenceLogits", "PointEmbedding", "SphereTransformer"]
 
 
-class EvidenceLogits(TokenLogits):
+class EvidenceLogits(PointEvidence):
     """``p(k | x_t) ∝ q(x_t at its own place | k) · exp(logits_k)``: the network says what the other places say.
 
     What a state says of its own token is known in closed form, but only to a precision of ``1/σ²``, which a network that
@@ -26,10 +25,6 @@ class EvidenceLogits(TokenLogits):
         """The law of each token by its own state alone, and t."""
         alone = process.evidence(x_t, t).softmax(-1).to(x_t.dtype)
         return nn.functional.pad(alone, (0, 1)), match_time(t, x_t)
-
-    def posterior(self, process: SphereTokens, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:  # type: ignore[override]
-        """See ``Preconditioner``."""
-        return Categorical((raw.double() + process.evidence(x_t, t)).log_softmax(-1).to(x_t.dtype))
 
 
 class PointEmbedding(nn.Embedding):

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from polydiff.core.data import Context, Data, Time, batch_size, index
-from polydiff.core.denoisers import Denoiser
+from polydiff.core.denoisers import Denoiser, Wrapper
 from polydiff.core.distributions import Distribution
-from polydiff.core.processes import Process
 
 
-class ClassifierFree(Denoiser):
+class ClassifierFree(Wrapper):
     """``scale · conditional + (1 − scale) · unconditional`` in natural parameters.
 
     Means for Gaussian processes, log-probabilities for tokens, field by field for products. Scale 1 is the conditional
@@ -29,18 +28,8 @@ class ClassifierFree(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, scale: float | Tensor) -> None:
-        super().__init__()
-        self.denoiser, self.scale = denoiser, scale
-        self.sees_known = denoiser.sees_known
-
-    @property
-    def process(self) -> Process:  # type: ignore[override]
-        """The process of the guided model."""
-        return self.denoiser.process
-
-    def nullify(self, ctx: Context) -> Context:
-        """See ``Denoiser``."""
-        return self.denoiser.nullify(ctx)
+        super().__init__(denoiser)
+        self.scale = scale
 
     def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
         """The blended law; its ``parts`` are ``base`` and ``cond`` (scale 1) and ``uncond`` (scale 0)."""

@@ -158,6 +158,16 @@ class Discrete(Process):
         return rate * self.pi[x_t] * terms.sum(-1)
 
 
+def unmasked(process: object, who: str) -> Discrete:
+    """The process, if it is a uniform or marginal-prior one."""
+    if not isinstance(process, Discrete) or process.mask is not None:
+        raise TypeError(
+            f"{who} tells noise from data: it needs Discrete.uniform or marginal_prior, not an absorbing process: "
+            "masks are told at sight"
+        )
+    return process
+
+
 def absorbing(process: object, who: str) -> Discrete:
     """The process, if it is an absorbing one."""
     if not isinstance(process, Discrete) or process.mask is None:

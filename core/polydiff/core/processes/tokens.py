@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from polydiff.core.data import Context
 from polydiff.core.distributions import Categorical, Dirac, Distribution, Gated
 
-__all__ = ["carry_over", "only_markov", "pick_rows", "token_law", "ungated"]
+__all__ = ["carried", "carry_over", "only_markov", "pick_rows", "token_law", "ungated"]
 
 
 def carry_over(x_t: Tensor, law: Categorical, mask: int | None) -> Distribution:
     """The posterior that a law over clean tokens makes: where masks hide tokens, one that shows is its own posterior."""
     return law if mask is None else Gated(x_t, x_t == mask, 1.0, law)
+
+
+def carried(mask: int | None, x0: Tensor, x_t: Tensor, ctx: Context) -> Tensor:
+    """Clean tokens with those that show as they show, given ones as given, and padding as it was."""
+    held = ctx.hold(x0 if mask is None else torch.where(x_t == mask, x0, x_t))
+    assert isinstance(held, Tensor)
+    return held
 
 
 def ungated(posterior: Distribution) -> Distribution:

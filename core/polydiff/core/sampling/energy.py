@@ -12,6 +12,7 @@ from polydiff.core.data import Context, Data, Rng, Time, left
 from polydiff.core.denoisers import Denoiser
 from polydiff.core.distributions import Categorical, Dirac, Distribution
 from polydiff.core.processes import Discrete
+from polydiff.core.processes.tokens import carried
 from polydiff.core.sampling.step import OneCall, State, Transition
 
 LogRatio = Callable[[Distribution, Tensor, Tensor, Time, Context], Tensor]
@@ -88,19 +89,10 @@ class Reweighted:
         return Transition(t, s, x_t, kernel.sample(rng), posterior, None, self, state, after, ctx)
 
     def _pick(self, process: Discrete, posterior: Distribution, x_t: Tensor, t: Time, ctx: Context, rng: Rng) -> Tensor:
-        drawn = [_carried(process, posterior.sample(rng), x_t, ctx) for _ in range(self.candidates)]
+        drawn = [carried(process.mask, posterior.sample(rng), x_t, ctx) for _ in range(self.candidates)]
         log_w = torch.stack([self.log_ratio(posterior, x0, x_t, t, ctx).double() for x0 in drawn], -1)
         log_w = torch.where((log_w == -torch.inf).all(-1, keepdim=True), 0.0, log_w)
         if isinstance(t, Tensor):  # outside the window any candidate is a draw from the step's own law
             log_w = torch.where(((t >= self.low) & (t <= self.high))[:, None], log_w, 0.0)
         choice = left(Categorical(log_w).sample(rng), x_t)[None].expand(1, *x_t.shape)
         return torch.stack(drawn).gather(0, choice)[0]
-
-
-def _carried(process: Discrete, x0: Tensor, x_t: Tensor, ctx: Context) -> Tensor:
-    """Tokens that show are clean already, whatever the posterior says of them; given ones are as given."""
-    if process.mask is not None:
-        x0 = torch.where(x_t == process.mask, x0, x_t)
-    held = ctx.hold(x0)
-    assert isinstance(held, Tensor)
-    return held

@@ -13,6 +13,7 @@ from polydiff.core.data import Context, Rng, Time, left
 from polydiff.core.denoisers import Denoiser
 from polydiff.core.distributions import Categorical, Distribution
 from polydiff.core.processes import Discrete
+from polydiff.core.processes.discrete import unmasked
 from polydiff.core.sampling.step import State, Transition
 
 Planner = Callable[[Tensor, Time, Context], Tensor]
@@ -153,15 +154,6 @@ def planner_of(denoiser: Denoiser) -> Planner:
         return noise_probability(process, denoiser(x_t, t, ctx), x_t, t)
 
     return planner
-
-
-def unmasked(process: object, who: str) -> Discrete:
-    """The process, if it turns tokens into tokens."""
-    if not isinstance(process, Discrete) or process.mask is not None:
-        raise TypeError(
-            f"{who} tells noise from data: it needs Discrete.uniform or marginal_prior; masks are told at sight"
-        )
-    return process
 
 
 def _scored(ctx: Context, x: Tensor) -> Tensor:

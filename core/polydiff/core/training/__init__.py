@@ -12,7 +12,7 @@ from polydiff.core.training.per_block import PerBlock
 from polydiff.core.training.planner import PlannerLoss
 from polydiff.core.training.schedule import Constant, WarmupCosine, WarmupLinear
 from polydiff.core.training.simple_denoising import LeaveOneOut, SimpleDenoising
-from polydiff.core.training.standard import train
+from polydiff.core.training.standard import adamw, train
 from polydiff.core.training.state_masking import LearnedMasking
 from polydiff.core.training.times import LogitNormal, LogNormalSigma, TimeLaw, Uniform
 from polydiff.core.training.trainer import History, NonFinite, Phase, Trainer
@@ -56,6 +56,7 @@ __all__ = [
     "WarmupCosine",
     "WarmupLinear",
     "Weight",
+    "adamw",
     "learned_ratio",
     "read_artifact",
     "train",

@@ -12,6 +12,7 @@ from polydiff.core.data import Context, Rng, Time, match_time
 from polydiff.core.denoisers import Denoiser
 from polydiff.core.distributions import Distribution
 from polydiff.core.processes import Discrete
+from polydiff.core.processes.tokens import carried
 from polydiff.core.training.batches import Batch
 from polydiff.core.training.loss import Loss, Objective
 from polydiff.core.training.times import TimeLaw, Uniform
@@ -61,7 +62,7 @@ class NoiseContrastive(Objective):
             x_t = ctx.hold(process.marginal(x0, t, ctx).sample(rng))
             assert isinstance(x_t, Tensor)
             law = self.model(x_t, t, ctx)
-            drawn = [carried(process, law.sample(rng), x_t, ctx) for _ in range(self.draws)]
+            drawn = [carried(process.mask, law.sample(rng), x_t, ctx) for _ in range(self.draws)]
         real = self.energy(x0, x_t, t, ctx)
         fake = torch.stack([self.energy(x, x_t, t, ctx) for x in drawn])
         nats = softplus(real) + softplus(-fake).mean(0)
@@ -81,12 +82,3 @@ def learned_ratio(energy: Energy) -> Callable[[Distribution, Tensor, Tensor, Tim
             return -energy(x0, x_t, match_time(t, x_t), ctx)
 
     return ratio
-
-
-def carried(process: Discrete, x0: Tensor, x_t: Tensor, ctx: Context) -> Tensor:
-    """Tokens that show are clean already, given ones are as given, and padding is as it was."""
-    if process.mask is not None:
-        x0 = torch.where(x_t == process.mask, x0, x_t)
-    held = ctx.hold(x0)
-    assert isinstance(held, Tensor)
-    return held

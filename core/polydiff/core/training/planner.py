@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from polydiff.core.data import Rng, Time
 from polydiff.core.processes import Discrete
+from polydiff.core.processes.discrete import unmasked
 from polydiff.core.training.batches import Batch
 from polydiff.core.training.loss import Loss, Objective
 from polydiff.core.training.simple_denoising import log_share
@@ -36,12 +37,7 @@ class PlannerLoss(Objective):
 
     def __init__(self, planner: nn.Module, process: Discrete, *, times: TimeLaw = Uniform()) -> None:
         super().__init__()
-        if not isinstance(process, Discrete) or process.mask is not None:
-            raise TypeError(
-                f"PlannerLoss tells noise from data: it needs Discrete.uniform or marginal_prior, not an absorbing process "
-                f"or {type(process).__name__}"
-            )
-        self.planner, self.process, self.times = planner, process, times
+        self.planner, self.process, self.times = planner, unmasked(process, "PlannerLoss"), times
 
     def forward(self, batch: Batch, rng: Rng) -> Loss:
         """One draw of times and noise for each sample of the batch; padding and given tokens do not count."""

@@ -12,6 +12,7 @@ from polydiff.core.denoisers import Denoiser
 from polydiff.core.distributions import Categorical, Distribution
 from polydiff.core.preconditioners import TokenLogits
 from polydiff.core.processes import Discrete
+from polydiff.core.processes.discrete import unmasked
 from polydiff.core.training.objective import Denoising
 from polydiff.core.training.times import TimeLaw, Uniform
 
@@ -35,7 +36,7 @@ class LeaveOneOut(TokenLogits):
     def posterior(self, process: Discrete, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:
         """See ``Preconditioner``."""
         logits = raw.float() if raw.dtype in (torch.bfloat16, torch.float16) else raw
-        shift = -log_share(_unmasked(process, "LeaveOneOut"), x_t, t)
+        shift = -log_share(unmasked(process, "LeaveOneOut"), x_t, t)
         return Categorical(_moved(logits, x_t, shift))
 
 
@@ -77,7 +78,7 @@ class SimpleDenoising(Denoising):
         floor: float = 1e-6,
     ) -> None:
         super().__init__(model, times=times, drop=drop)
-        _unmasked(model.process, "SimpleDenoising")
+        unmasked(model.process, "SimpleDenoising")
         if counted not in ("noised", "changed"):
             raise ValueError(f"counted={counted!r}: need 'noised' or 'changed'")
         if negative < 0 or floor <= 0:
@@ -87,7 +88,7 @@ class SimpleDenoising(Denoising):
     def error(self, posterior: Distribution, x0: Data, x_t: Data, t: Time, ctx: Context = Context()) -> Tensor:
         """The summand ``(B, ...)`` of given tokens."""
         assert isinstance(x0, Tensor) and isinstance(x_t, Tensor)
-        process = _unmasked(self.model.process, "SimpleDenoising")
+        process = unmasked(self.model.process, "SimpleDenoising")
         share = log_share(process, x_t, t)
         law = Categorical(_moved(process.clean(posterior).log_probs, x_t, share))
         nats = -law.log_probs.gather(-1, x0[..., None])[..., 0]
@@ -106,9 +107,3 @@ def log_share(process: Discrete, x_t: Tensor, t: Time) -> Tensor:
 
 def _moved(logits: Tensor, x_t: Tensor, shift: Tensor) -> Tensor:
     return logits.scatter_add(-1, x_t[..., None], shift[..., None].to(logits))
-
-
-def _unmasked(process: object, who: str) -> Discrete:
-    if not isinstance(process, Discrete) or process.mask is not None:
-        raise TypeError(f"{who} is for Discrete.uniform and marginal_prior: masks are told at sight, use Denoising")
-    return process
