@@ -18,7 +18,7 @@ from polydiff.core.generator import Generator
 from polydiff.core.processes import Product
 from polydiff.core.sampling import Ancestral, Chain, DPMSolverPP, OneCall, PerField, Sampler
 from polydiff.core.schedules import uniform_times
-from polydiff.core.training import Batches, adamw, train
+from polydiff.core.training import Batches, History, adamw, train
 from polydiff.tabular.build import model_of, objective_of
 from polydiff.tabular.columns import Kind, Name
 from polydiff.tabular.data import TableCodec
@@ -126,16 +126,12 @@ class TabularGenerator(Generator):
         """
         codec = TableCodec.fit(df, overrides=kinds)
         data = codec.encode(df)
-        c: TableConfig = self._params["config"] or default(len(df))
-        self.config = c
+        self.config = self._params["config"] or default(len(df))
         model = self._model_from(codec)
-        self.history = train(
-            objective_of(c, model, codec.groups),
-            adamw(model, c.lr, c.weight_decay),
-            Batches(data, batch_size=min(c.batch_size, len(df)), seed=self.seed),
-            c,
-            seed=self.seed,
-            device=self.device,
+        self.history = self._learn(
+            model,
+            codec,
+            Batches(data, batch_size=min(self.config.batch_size, len(df)), seed=self.seed),
             steps=steps,
             seconds=seconds,
             run_dir=run_dir,
@@ -144,6 +140,19 @@ class TabularGenerator(Generator):
         )
         self.codec, self.model = codec, model.eval()
         return self
+
+    def _learn(self, model: Model, codec: TableCodec, batches: Batches, **run: Any) -> History:
+        """Train the model; ``run`` is what ``train`` takes."""
+        c = self.config
+        return train(
+            objective_of(c, model, codec.groups),
+            adamw(model, c.lr, c.weight_decay),
+            batches,
+            c,
+            seed=self.seed,
+            device=self.device,
+            **run,
+        )
 
     # -------------------------------------------------------------- sampling
 
