@@ -21,9 +21,9 @@ class Fit:
     """Train a generator and save it.
 
     Attributes:
-        modality: Which package: images, text, …
-        data: A data set by name (images: digits, mnist, cifar10_jpeg; text: python_topics, tinyshakespeare, first_names),
-            or a file or folder of your own.
+        modality: Which package: images, text, tabular, …
+        data: A data set by name (images: digits, mnist, cifar10_jpeg; text: python_topics, tinyshakespeare, first_names;
+            tabular: travel, adult, california, …), or a file or folder of your own (tabular: .csv, .parquet).
         out: Folder of the saved generator.
         recipe: Configuration by name; chosen by the data if left out.
         steps: Training steps; those of the recipe if left out.
@@ -47,8 +47,9 @@ class Sample:
     Attributes:
         model: Folder of a saved generator.
         n: How many samples.
-        out: Where to write them; the ending says how (images: .png for a grid, .npy for an array; text: .txt).
-        label: Class of all samples, where the generator has classes.
+        out: Where to write them; the ending says how (images: .png for a grid, .npy for an array; text: .txt; tabular: .csv,
+            .parquet).
+        label: Class of all samples, where the generator has classes; column=value for a column of a table.
         prompt: Beginning of all samples (text).
         steps: Sampling steps.
         guidance: Guidance scale; 1 is none.
@@ -146,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = tyro.extras.subcommand_cli_from_dict(
         {"fit": Fit, "sample": Sample, "evaluate": Evaluate, "demo": Demo},
         prog="polydiff",
-        description="Diffusion models of images and text, and soon of six other modalities, on one core.",
+        description="Diffusion models of images, text and tables, and soon of five other modalities, on one core.",
         args=arguments,
     )
     try:

@@ -255,6 +255,13 @@ def test_a_failing_callback_is_dropped_and_training_goes_on():
     assert seen == [1]
 
 
+def test_a_callback_ends_the_run_and_a_second_fit_goes_on():
+    run = trainer(Regression(), callbacks=[lambda t, step, logs: t.stop() if step == 20 else None])
+    assert run.fit(batches(), 100).records[-1]["step"] == 20
+    run.callbacks.clear()
+    assert run.fit(batches(), 30).records[-1]["step"] == 30
+
+
 def test_two_phases_take_turns():
     """A game: the second phase repeats twice a step; each trains its own parameters."""
     calls = []

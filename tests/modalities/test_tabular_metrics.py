@@ -12,6 +12,7 @@ from polydiff.tabular.baselines import Bootstrap, GaussianCopula, Independent, I
 from polydiff.tabular.coder import Coder
 from polydiff.tabular.imputers import Imputer
 from polydiff.tabular.metrics import (
+    alpha_precision,
     closer_to_train,
     closest_record,
     column_shapes,
@@ -265,7 +266,59 @@ def test_wasserstein_thins_what_is_too_large(monkeypatch):
         assert wasserstein(a, b).id.endswith(expected)
 
 
+# ------------------------------------------------------------------ α-precision and β-recall
+
+
+def synthcity(x, y):
+    """Its ``AlphaPrecision.metrics`` at the mean of the real rows, in numpy and scikit-learn."""
+    from sklearn.neighbors import NearestNeighbors
+
+    alphas = np.linspace(0, 1, 30)
+    radii = np.quantile(np.linalg.norm(x - x.mean(0), axis=1), alphas)
+    to_center = np.linalg.norm(y - x.mean(0), axis=1)
+    own = NearestNeighbors(n_neighbors=2).fit(x).kneighbors(x)[0][:, 1]
+    other, nearest = (v[:, 0] for v in NearestNeighbors(n_neighbors=1).fit(y).kneighbors(x))
+    depth = np.linalg.norm(y[nearest] - y.mean(0), axis=1)
+    depths = np.quantile(depth, alphas)
+    precision = [np.mean(to_center <= r) for r in radii]
+    recall = [np.mean((other <= own) & (depth <= r)) for r in depths]
+    return [1 - np.sum(np.abs(alphas - curve)) / np.sum(alphas) for curve in (precision, recall)]
+
+
+def test_alpha_precision_is_that_of_synthcity(tables):
+    train, test = (t[["a", "b", "label"]].iloc[:300] for t in tables)
+    made = Independent().fit(train).sample(300, 0)
+
+    def plain(df):
+        numbers = (df[["a", "b"]] - test[["a", "b"]].min()) / (test[["a", "b"]].max() - test[["a", "b"]].min())
+        return np.column_stack([numbers, *(df["label"] == v for v in train["label"].cat.categories)]).astype(float)
+
+    for frame in (train, made):
+        found = alpha_precision(test, frame)
+        assert [found.precision, found.recall] == pytest.approx(synthcity(plain(test), plain(frame)), abs=1e-9)
+
+
+def test_a_table_covers_itself_and_typical_rows_alone_do_not_cover(tables):
+    train, test = (t.iloc[:300] for t in tables)
+    itself = alpha_precision(test, test)
+    assert itself.precision == pytest.approx(1, abs=0.01) and itself.recall == pytest.approx(1, abs=0.01)
+    fresh = alpha_precision(test, train)
+    assert fresh.precision > 0.9 and 0.3 < fresh.recall < 0.7
+    middle = train.assign(a=0.0, b=0.0, count=4)
+    assert alpha_precision(test, middle).recall < 0.5 * fresh.recall
+    with pytest.raises(ValueError, match="both need at least two"):
+        alpha_precision(test.head(1), test)
+
+
 # ------------------------------------------------------------------ privacy
+
+
+def test_copying_is_looked_for_in_as_many_rows_as_it_takes(tables):
+    train, test = tables
+    fresh = mixed(900, 7)
+    assert "S=200:" in closer_to_train(fresh, train, test, limit=200).id
+    assert "S=900:" in closer_to_train(fresh, train, test).id
+    assert closer_to_train(train.iloc[:300], train.iloc[:300], test, limit=100).estimate == 1.0
 
 
 def test_new_rows_are_as_near_to_training_as_to_held_out_rows(tables):

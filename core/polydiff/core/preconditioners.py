@@ -14,7 +14,7 @@ from polydiff.core.distributions import Categorical, Distribution, Intensities, 
 from polydiff.core.distributions.signed import Signed
 from polydiff.core.processes import Discrete, LinearGaussian, Product
 from polydiff.core.processes.tokens import carry_over
-from polydiff.core.schedules import VP, Schedule
+from polydiff.core.schedules import VP, Clocked, Coefficients, Schedule
 
 __all__ = [
     "ConcreteScore",
@@ -49,15 +49,18 @@ class _Linear(Preconditioner):
         if process.observes_source or process.source is not None:
             return x_t, match_time(t, x_t)
         c = process.at(t)
-        level = match_time(_noise_level(c.a, c.g), x_t)
+        level = match_time(_noise_level(process, t, c), x_t)
         if isinstance(process.path, VP):
             return x_t, level
         power = left(c.a * c.a + c.g * c.g, x_t)
         return ctx.hold(x_t * power**-0.5), level  # type: ignore[return-value]
 
 
-def _noise_level(a: Time, g: Time) -> Time:
-    """``log(g / a) / 2 = −logsnr / 4``: in [−5, 5]."""
+def _noise_level(process: LinearGaussian, t: Time, c: Coefficients) -> Time:
+    """``log(g / a) / 2 = −logsnr / 4``: in [−5, 5]; where elements have clocks, that of the time they share."""
+    path = process.path
+    shared = path.base.at(t) if isinstance(path, Clocked) else c
+    a, g = shared.a, shared.g
     if isinstance(a, float) and isinstance(g, float):
         return 0.5 * math.log(g / a)
     return 0.5 * (torch.as_tensor(g).log() - torch.as_tensor(a).log())
@@ -113,7 +116,9 @@ class VelocityPrediction(_Linear):
         """See ``Preconditioner``."""
         if process.observes_source:
             raise TypeError("VelocityPrediction needs a path without observed source: use X0Prediction for bridges")
-        a, _, g, da, _, dg = (left(c, x_t) for c in process.at(t))
+        path = process.path  # the natural time of an element with a clock is its own
+        c = path.own(match_time(t, x_t)) if isinstance(path, Clocked) else process.at(t)
+        a, _, g, da, _, dg = (left(u, x_t) for u in c)
         low, high = process.path.range if isinstance(process.path, Schedule) else (0.0, 1.0)
         det = dg * a - da * g
         return Predicted(x_t, raw, dg / det, -(high - low) * g / det)
@@ -135,8 +140,7 @@ class Karras(Preconditioner):
         """See ``Preconditioner``."""
         a, shift, g = (left(c, x_t) for c in process.coef(t, ctx))
         scale = (self.sigma_data**2 * a * a + g * g) ** -0.5
-        c = process.at(t)
-        return (x_t - shift) * scale, match_time(0.5 * _noise_level(c.a, c.g), x_t)
+        return (x_t - shift) * scale, match_time(0.5 * _noise_level(process, t, process.at(t)), x_t)
 
     def posterior(self, process: LinearGaussian, raw: Tensor, x_t: Tensor, t: Time, ctx: Context) -> Distribution:
         """See ``Preconditioner``."""

@@ -4,7 +4,7 @@ from polydiff.datasets.cifar import CIFAR10_CLASSES, cifar10_jpeg
 from polydiff.datasets.folder import data_folder
 from polydiff.datasets.handwritten import digits, mnist
 from polydiff.datasets.labelled import LabelledImages
-from polydiff.datasets.tables import SMALL_TABLES, Table, abalone, adult, buddy, california, house, small
+from polydiff.datasets.tables import SMALL_TABLES, Table, abalone, adult, buddy, california, house, small, travel
 from polydiff.datasets.texts import first_names, python_topics, tinyshakespeare
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "python_topics",
     "small",
     "tinyshakespeare",
+    "travel",
 ]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from polydiff.datasets.folder import read_checked
+from polydiff.datasets.table_columns import ADULT, SMALL, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Task = Literal["regression", "binary", "multiclass"]
-
-__all__ = ["SMALL_TABLES", "Table", "abalone", "adult", "buddy", "california", "house", "small"]
+__all__ = ["SMALL_TABLES", "Table", "abalone", "adult", "buddy", "california", "house", "small", "travel"]
 
 # of the uncompressed bytes
 _SHA256 = {
@@ -37,145 +36,6 @@ _SHA256 = {
     "tabddpm/house.npz": "bb630838b688fbc46f7be38ebb108ccd7edbbad2a93c91e67982a3eaaa76d2f0",
 }
 
-_ADULT = [
-    "age",
-    "workclass",
-    "fnlwgt",
-    "education",
-    "education-num",
-    "marital-status",
-    "occupation",
-    "relationship",
-    "race",
-    "sex",
-    "capital-gain",
-    "capital-loss",
-    "hours-per-week",
-    "native-country",
-    "income",
-]
-_AUTO = [
-    "symboling",
-    "normalized-losses",
-    "make",
-    "fuel-type",
-    "aspiration",
-    "num-of-doors",
-    "body-style",
-    "drive-wheels",
-    "engine-location",
-    "wheel-base",
-    "length",
-    "width",
-    "height",
-    "curb-weight",
-    "engine-type",
-    "num-of-cylinders",
-    "engine-size",
-    "fuel-system",
-    "bore",
-    "stroke",
-    "compression-ratio",
-    "horsepower",
-    "peak-rpm",
-    "city-mpg",
-    "highway-mpg",
-    "price",
-]
-_HORSE = [
-    "surgery",
-    "age",
-    "hospital_number",
-    "temperature",
-    "pulse",
-    "respiratory_rate",
-    "extremities",
-    "peripheral_pulse",
-    "mucous_membranes",
-    "capillary_refill",
-    "pain",
-    "peristalsis",
-    "abdominal_distension",
-    "nasogastric_tube",
-    "nasogastric_reflux",
-    "reflux_ph",
-    "rectal_examination",
-    "abdomen",
-    "packed_cell_volume",
-    "total_protein",
-    "abdominocentesis",
-    "abdominocentesis_protein",
-    "outcome",
-    "surgical_lesion",
-    "lesion_1",
-    "lesion_2",
-    "lesion_3",
-    "cp_data",
-]
-_WINE = [
-    "alcohol",
-    "malic_acid",
-    "ash",
-    "alcalinity_of_ash",
-    "magnesium",
-    "total_phenols",
-    "flavanoids",
-    "nonflavanoid_phenols",
-    "proanthocyanins",
-    "color_intensity",
-    "hue",
-    "dilution",
-    "proline",
-    "class",
-]
-
-# name: (file, columns, target, task)
-_SMALL: dict[str, tuple[str, list[str], str, Task]] = {
-    "iris": (
-        "iris",
-        ["sepal_length", "sepal_width", "petal_length", "petal_width", "species"],
-        "species",
-        "multiclass",
-    ),
-    "wine": ("wine", _WINE, "class", "multiclass"),
-    "wheat-seeds": (
-        "wheat-seeds",
-        ["area", "perimeter", "compactness", "length", "width", "asymmetry", "groove_length", "variety"],
-        "variety",
-        "multiclass",
-    ),
-    "banknote": (
-        "banknote_authentication",
-        ["variance", "skewness", "curtosis", "entropy", "class"],
-        "class",
-        "binary",
-    ),
-    "pima": (
-        "pima-indians-diabetes",
-        ["pregnancies", "glucose", "blood_pressure", "skin_thickness", "insulin", "bmi", "pedigree", "age", "diabetes"],
-        "diabetes",
-        "binary",
-    ),
-    "horse-colic": ("horse-colic", _HORSE, "outcome", "multiclass"),
-    "auto-imports": ("auto_imports", _AUTO, "price", "regression"),
-    "breast-cancer": (
-        "breast-cancer",
-        [
-            "age",
-            "menopause",
-            "tumor_size",
-            "inv_nodes",
-            "node_caps",
-            "deg_malig",
-            "breast",
-            "breast_quad",
-            "irradiat",
-            "class",
-        ],
-        "class",
-        "binary",
-    ),
-}
 _SKLEARN: dict[str, tuple[str, Task]] = {
     "sklearn-wine": ("load_wine", "multiclass"),
     "sklearn-breast-cancer": ("load_breast_cancer", "binary"),
@@ -186,7 +46,7 @@ _STATSMODELS: dict[str, tuple[str, Task]] = {
     "anes96": ("PID", "multiclass"),
     "modechoice": ("choice", "binary"),
 }
-SMALL_TABLES = (*_SMALL, *_SKLEARN, *_STATSMODELS)
+SMALL_TABLES = (*SMALL, *_SKLEARN, *_STATSMODELS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,7 +95,7 @@ def adult() -> Table:
 
     Source: Scaling Up the Accuracy of Naive-Bayes Classifiers, 1996, KDD; through jbrownlee/Datasets.
     """
-    train, test = (_csv(f"adult-{part}", _ADULT) for part in ("train", "test"))
+    train, test = (_csv(f"adult-{part}", ADULT) for part in ("train", "test"))
     test["income"] = test["income"].str.rstrip(".")  # the official test file ends its labels with a dot
     return Table(train, None, test, "income", "binary", "adult", "UCI Adult (jbrownlee/Datasets)")
 
@@ -289,14 +149,40 @@ def small(name: str) -> Table:
         ImportError: If the library that ships it is not installed.
         ValueError: If there is no such table, or its bytes are not the pinned ones.
     """
-    if name in _SMALL:
-        file, columns, target, task = _SMALL[name]
+    if name in SMALL:
+        file, columns, target, task = SMALL[name]
         return Table(_csv(file, columns), None, None, target, task, name, "UCI (jbrownlee/Datasets)")
     if name in _SKLEARN:
         return _sklearn(name)
     if name in _STATSMODELS:
         return _statsmodels(name)
     raise ValueError(f"there is no small table {name!r}; {', '.join(SMALL_TABLES)} are there")
+
+
+def travel() -> Table:
+    """How 210 Australians could have travelled: 840 rows, four ways each, with times, costs, income and what they chose.
+
+    ``small("modechoice")`` with named columns and levels and without the number of the person. Times are in minutes, costs
+    in dollars, the income in thousands a year.
+
+    Source: Econometric Analysis, 2003, example 21.8; through statsmodels.
+    """
+    pandas = _pandas()
+    raw = _statsmodels("modechoice").train
+    modes = ["air", "train", "bus", "car"]
+    frame = pandas.DataFrame(
+        {
+            "mode": pandas.Categorical([modes[int(m) - 1] for m in raw["mode"]], modes),
+            "chosen": raw["choice"] == 1,
+            "wait": raw["ttme"].astype(int),
+            "cost": raw["invc"].astype(int),
+            "time": raw["invt"].astype(int),
+            "total_cost": raw["gc"].astype(int),
+            "income": raw["hinc"].astype(int),
+            "party": raw["psize"].astype(int),
+        }
+    )
+    return Table(frame, None, None, "mode", "multiclass", "travel", "statsmodels.datasets.modechoice")
 
 
 def _csv(file: str, columns: list[str]) -> pd.DataFrame:

@@ -1,7 +1,9 @@
 """Tables: mixed columns, missing values, constraints."""
 
 from polydiff.tabular import recipes
+from polydiff.tabular.boosted import BoostedConfig, BoostedGenerator
 from polydiff.tabular.columns import Column
+from polydiff.tabular.copying import Watch, nearer_to_train
 from polydiff.tabular.data import Entries, TableCodec
 from polydiff.tabular.generator import TabularGenerator
 from polydiff.tabular.networks import TableMLP
@@ -10,6 +12,8 @@ from polydiff.tabular.schema import Schema
 from polydiff.tabular.transforms import NumberTransform
 
 __all__ = [
+    "BoostedConfig",
+    "BoostedGenerator",
     "Column",
     "Entries",
     "NumberTransform",
@@ -18,5 +22,7 @@ __all__ = [
     "TableConfig",
     "TableMLP",
     "TabularGenerator",
+    "Watch",
+    "nearer_to_train",
     "recipes",
 ]

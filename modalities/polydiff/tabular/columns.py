@@ -2,135 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-Kind = Literal["numeric", "integer", "category", "boolean", "datetime", "constant"]
-Name = str | int
-Family = Literal["boolean", "integer", "float", "datetime", "timedelta", "other"]
+from polydiff.tabular.values import Kind, Name, family, key_of, plain, shown, tagged, unit_of, untagged
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-EXACT = 2**53  # integers up to here are exact in float64
+_STRANGE = -2  # the place of a value that is no level
 _NAT = np.iinfo(np.int64).min
 _MARKS: dict[str, Any] = {"nan": np.nan, "None": None, "NA": pd.NA, "NaT": pd.NaT}
 
-__all__ = ["EXACT", "KINDS", "Column", "Family", "Kind", "Name", "family", "plain", "shown", "tagged", "untagged"]
-
-
-# ------------------------------------------------------------------ values
-
-
-def family(dtype: Any) -> Family:
-    """What a pandas dtype counts as; a Categorical is ``"other"``, whatever its categories."""
-    types = pd.api.types
-    if isinstance(dtype, pd.CategoricalDtype):
-        return "other"
-    if types.is_bool_dtype(dtype):
-        return "boolean"
-    if types.is_integer_dtype(dtype):
-        return "integer"
-    if types.is_float_dtype(dtype):
-        return "float"
-    if types.is_datetime64_any_dtype(dtype):
-        return "datetime"
-    return "timedelta" if types.is_timedelta64_dtype(dtype) else "other"
-
-
-def unit_of(dtype: Any) -> str:
-    """Resolution of a datetime or timedelta dtype: s, ms, us or ns."""
-    return str(dtype.unit) if hasattr(dtype, "unit") else str(np.datetime_data(dtype)[0])
-
-
-def plain(series: pd.Series, dtype: Any) -> tuple[list[Any], np.ndarray]:
-    """Python values of a series, comparable with those of a column of this dtype, and where they are missing (N,).
-
-    Datetimes become integer ticks since the epoch; whole floats become integers where the column holds integers.
-    """
-    missing = series.isna().to_numpy(dtype=bool)
-    kind = family(dtype)
-    if kind in ("datetime", "timedelta") and not missing.all():
-        if family(series.dtype) not in ("other", kind):
-            raise ValueError(f"values of type {series.dtype}: need {dtype}")
-        index = pd.DatetimeIndex(series) if kind == "datetime" else pd.TimedeltaIndex(series)
-        if kind == "datetime" and (index.tz is None) != (getattr(dtype, "tz", None) is None):
-            raise ValueError(f"datetimes {'without' if index.tz is None else 'with'} a time zone: need {dtype}")
-        ticks = index.as_unit(unit_of(dtype))
-        if not ((ticks == index) | missing).all():
-            raise ValueError(f"times finer than {unit_of(dtype)}: need {dtype}")
-        return ticks.asi8.tolist(), missing
-    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
-        values = series.to_numpy().tolist()
-    else:
-        values = [v.item() if isinstance(v, np.generic) else v for v in series.astype(object)]
-    if kind == "integer":
-        values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
-    elif kind == "float":
-        values = [float(v) + 0.0 if type(v) in (int, float) else v for v in values]  # −0.0 becomes 0.0
-    return values, missing
-
-
-def tagged(value: Any) -> Any:
-    """A level as a JSON value that remembers its type.
-
-    Raises:
-        TypeError: For anything but texts, finite numbers, booleans, dates, datetimes, timedeltas, decimals, intervals.
-    """
-    if type(value) in (str, bool, int) or (type(value) is float and np.isfinite(value)):
-        return value
-    if type(value) is datetime.date:
-        return {"date": value.isoformat()}
-    if type(value) is decimal.Decimal and value.is_finite():
-        return {"decimal": str(value)}
-    if isinstance(value, pd.Timestamp):
-        return {"timestamp": value.isoformat()}
-    if isinstance(value, pd.Timedelta):
-        return {"timedelta": value.isoformat()}
-    if isinstance(value, pd.Interval):
-        return {"interval": [tagged(_python(value.left)), tagged(_python(value.right)), value.closed]}
-    raise TypeError(type(value).__name__)
-
-
-def untagged(value: Any) -> Any:
-    """The inverse of ``tagged``."""
-    if not isinstance(value, Mapping):
-        return value
-    ((tag, content),) = value.items()
-    match tag:
-        case "date":
-            return datetime.date.fromisoformat(content)
-        case "decimal":
-            return decimal.Decimal(content)
-        case "timestamp":
-            return pd.Timestamp(content)
-        case "timedelta":
-            return pd.Timedelta(content)
-        case "interval":
-            return pd.Interval(untagged(content[0]), untagged(content[1]), closed=content[2])
-    raise ValueError(f"a level of type {tag!r}: need date, decimal, timestamp, timedelta or interval")
-
-
-def shown(values: Iterable[Any], most: int = 10) -> str:
-    """Values in an error: at most ``most`` of them."""
-    found = list(values)
-    return ", ".join(map(repr, found[:most])) + (f", … ({len(found)} in all)" if len(found) > most else "")
-
-
-def _python(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _key(value: Any) -> tuple[str, Any]:
-    """1, 1.0 and True are three levels."""
-    return type(value).__name__, value
-
-
-# ------------------------------------------------------------------ columns
+__all__ = ["Column", "Kind", "Name"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +24,8 @@ class Column:
 
     A category is one of ``levels``. Integers and datetimes lie on the lattice ``minimum + step · k``, so that prices in
     hundreds and days come back as such; ``k`` is what the transforms see, exact however large the values. Other numbers are
-    rounded to ``decimals`` where all of the training data were.
+    rounded to ``decimals`` where all of the training data were, in steps of ``grain`` units of the last one: lengths that were
+    read off in half centimetres come back as such.
 
     Attributes:
         name: Of the column.
@@ -154,6 +40,7 @@ class Column:
         maximum: Largest number.
         step: Of the lattice.
         decimals: To which numbers are rounded; ``None`` where they are not.
+        grain: Units of the last decimal between two numbers, counted from the minimum.
         missing_mark: What stands for a missing value in an object column: nan, None, NA or NaT.
     """
 
@@ -169,6 +56,7 @@ class Column:
     maximum: int | float | None = None
     step: int | None = None
     decimals: int | None = None
+    grain: int = 1
     missing_mark: str = "nan"
 
     @property
@@ -199,23 +87,43 @@ class Column:
         Raises:
             ValueError: For a value that is none of the levels.
         """
+        out = self._places(series)
+        if (out == _STRANGE).any():
+            row = int(np.argmax(out == _STRANGE))
+            what = "is constant" if self.kind == "constant" else "takes"
+            allowed = shown(self.levels) if self.levels else "only missing values"
+            raise self.error(f"{what} {allowed}: row {row} holds {_shown(series, row)}")
+        return out
+
+    def strange(self, series: pd.Series) -> np.ndarray:
+        """Where a value is there and none of the levels, bool (N,).
+
+        Raises:
+            ValueError: For a value that could not be a level, such as a list.
+        """
+        out = np.asarray(self._places(series) == _STRANGE)
+        for row in np.flatnonzero(out):
+            if not isinstance(series.iloc[row], Hashable):
+                what = type(series.iloc[row]).__name__
+                raise self.error(f"holds a value of type {what} in row {row}: need texts, numbers, booleans or dates")
+        return out
+
+    def _places(self, series: pd.Series) -> np.ndarray:
         values, missing = self._plain(series)
-        known = {_key(v): i for i, v in enumerate(self.levels)}
+        known = {key_of(v): i for i, v in enumerate(self.levels)}
         out = np.full(len(values), -1, dtype=np.int64)
         for i in np.flatnonzero(~missing):
             try:
-                out[i] = known[_key(values[i])]
-            except (KeyError, TypeError):
-                what = "is constant" if self.kind == "constant" else "takes"
-                allowed = shown(self.levels) if self.levels else "only missing values"
-                raise self.error(f"{what} {allowed}: row {i} holds {series.iloc[i]!r}") from None
+                out[i] = known.get(key_of(values[i]), _STRANGE)
+            except TypeError:  # a list cannot be a level
+                out[i] = _STRANGE
         return out
 
     def of_codes(self, codes: np.ndarray) -> pd.Series:
         """The column of level numbers (N,), −1 where missing."""
         if self.categories is not None:
-            place = {_key(v): i for i, v in enumerate(self.categories)}
-            where = np.array([*(place[_key(v)] for v in self.levels), -1], dtype=np.int64)
+            place = {key_of(v): i for i, v in enumerate(self.categories)}
+            where = np.array([*(place[key_of(v)] for v in self.levels), -1], dtype=np.int64)
             return pd.Series(pd.Categorical.from_codes(where[codes], dtype=self._categorical()))
         table = np.empty(len(self.levels) + 1, dtype=object)
         table[:-1] = self.levels
@@ -239,7 +147,7 @@ class Column:
         odd = set(map(type, present)) - {int, float}
         for i, v in zip(rows, present) if odd or np.inf in present or -np.inf in present else ():
             if type(v) not in (int, float) or v in (np.inf, -np.inf):
-                raise self.error(f"holds numbers: row {i} is {series.iloc[i]!r}, need a finite one")
+                raise self.error(f"holds numbers: row {i} is {_shown(series, int(i))}, need a finite one")
         if self.step is not None:  # in Python's integers, so that differences beyond 2⁵³ are exact
             present = [(v - self.minimum) / self.step for v in present]
         out = np.full(len(values), np.nan)
@@ -252,7 +160,7 @@ class Column:
         missing = np.isnan(numbers)
         held = np.where(missing, 0.0 if self.step is not None else float(self.minimum), numbers)
         if self.step is None:
-            rounded = held if self.decimals is None else np.round(held, self.decimals)
+            rounded = held if self.decimals is None else np.round(self._grained(held), self.decimals)
             return self._series(np.clip(rounded, self.minimum, self.maximum), missing)
         place = np.rint(held).clip(0, self.last).astype(np.uint64)
         # modulo 2⁶⁴, so that neither a step nor a start beyond int64 overflows on the way
@@ -260,6 +168,13 @@ class Column:
         ticks = origin + step * place
         unsigned = self.minimum >= 0
         return self._series(ticks if unsigned else ticks.view(np.int64), missing)
+
+    def _grained(self, numbers: np.ndarray) -> np.ndarray:
+        if self.grain == 1:
+            return numbers
+        assert self.minimum is not None and self.decimals is not None
+        width = self.grain * 10.0**-self.decimals
+        return np.asarray(self.minimum + width * np.rint((numbers - self.minimum) / width))
 
     # -------------------------------------------------------------- series
 
@@ -316,3 +231,8 @@ class Column:
                 "categories": None if categories is None else levels(categories),
             }
         )
+
+
+def _shown(series: pd.Series, row: int) -> str:
+    value = series.iloc[row]
+    return repr(value.item() if isinstance(value, np.generic) and value.dtype.kind in "biufU" else value)

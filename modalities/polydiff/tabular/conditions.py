@@ -1,16 +1,96 @@
-"""Values that a column is held at, and sets that it is held to."""
+"""What ``sample(where=…)`` holds: values, sets of levels, ranges."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from polydiff.tabular.columns import Column, family
+from polydiff.core.data import Rng
+from polydiff.tabular.columns import Column
+from polydiff.tabular.schema import Schema
+from polydiff.tabular.values import Name, family
 
-__all__ = ["held", "levels_of"]
+__all__ = ["Conditions", "held", "levels_of"]
+
+_LEAST_DRAWN, _DRAWN_FOR_ONE = 10_000, 300  # rows drawn before a range is given up
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is asked of the columns of sampled rows.
+
+    Attributes:
+        held: One value each.
+        sets: Allowed values of categories.
+        ranges: Lower and upper end of numbers and datetimes, ``None`` where open.
+    """
+
+    held: Mapping[Name, Any]
+    sets: Mapping[Name, list[Any]]
+    ranges: Mapping[Name, tuple[Any, Any]]
+
+    @classmethod
+    def of(cls, schema: Schema, where: Mapping[Name, Any] | None) -> Self:
+        """Tuples are ranges, lists and sets are sets, all else is a value; a range of ordered levels is a set of them.
+
+        Raises:
+            ValueError: For an unknown column, or a range that is none.
+        """
+        held: dict[Name, Any] = {}
+        sets: dict[Name, list[Any]] = {}
+        ranges: dict[Name, tuple[Any, Any]] = {}
+        for name, value in (where or {}).items():
+            column = schema.columns[schema.place(name)]
+            if not isinstance(value, tuple):
+                (sets if isinstance(value, (set, frozenset, list)) else held)[name] = value
+            elif column.continuous:
+                ranges[name] = _ends(column, value)
+            else:
+                sets[name] = _between(column, value)
+        return cls(held, {k: list(v) for k, v in sets.items()}, ranges)
+
+    def within(self, rows: pd.DataFrame) -> pd.Series:
+        """Which rows lie in all ranges, ends included; a missing value lies in none."""
+        keep = pd.Series(True, index=rows.index)
+        for name, (low, high) in self.ranges.items():
+            if low is not None:
+                keep &= (rows[name] >= low).fillna(False).astype(bool)
+            if high is not None:
+                keep &= (rows[name] <= high).fillna(False).astype(bool)
+        return keep
+
+    def reject(self, draw: Callable[[int, int], pd.DataFrame], n: int, seed: int, most: int) -> pd.DataFrame:
+        """n rows within the ranges, from ``draw(rows, seed)``; the accepted share is in ``attrs["accepted"]``.
+
+        Args:
+            draw: Rows that meet everything else.
+            n: How many.
+            seed: Of the draws.
+            most: Rows at a time.
+
+        Raises:
+            ValueError: Where less than one row in 300 is met.
+        """
+        kept: list[pd.DataFrame] = []
+        drawn = found = 0
+        while drawn < max(_LEAST_DRAWN, n * _DRAWN_FOR_ONE):
+            share = max(found, 1) / max(drawn, 1)
+            wanted = min(max(int(1.2 * (n - found) / share), 256), most)
+            rows = draw(wanted, Rng(seed).child("range", len(kept)).seed)
+            drawn += len(rows)
+            kept.append(rows[self.within(rows)])
+            found += len(kept[-1])
+            if found >= n:
+                out = pd.concat(kept, ignore_index=True).iloc[:n]
+                out.attrs["accepted"] = found / drawn
+                return out
+        raise ValueError(
+            f"where={dict(self.ranges)!r}: {found} of {drawn} drawn rows meet it: ask for fewer rows or a wider range"
+        )
 
 
 def held(column: Column, value: Any) -> pd.Series:
@@ -50,6 +130,46 @@ def levels_of(column: Column, values: Collection[Any]) -> list[int]:
     return [len(column.levels) if c < 0 else c for c in codes]
 
 
+def _ends(column: Column, ends: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Both ends of a range in the terms of the column."""
+    what = "a range is (low, high), with None for an open end"
+    if len(ends) != 2 or ends == (None, None):
+        raise column.error(f"is held to {ends!r}: {what}")
+    times = family(column.pandas_dtype) in ("datetime", "timedelta")
+    low, high = (None if v is None else _time(column, v) if times else _number(column, v) for v in ends)
+    if low is not None and high is not None and low > high:
+        raise column.error(f"is held to {ends!r}: {what}, and low is at most high")
+    return low, high
+
+
+def _number(column: Column, value: Any) -> int | float:
+    number = value.item() if isinstance(value, np.generic) else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or np.isnan(number):
+        raise column.error(f"is {column.kind}: {value!r} is no end of a range, which is a number or None")
+    return number
+
+
+def _between(column: Column, ends: tuple[Any, ...]) -> list[Any]:
+    """The levels from the first to the last one named, of a column whose levels are in order."""
+    if not column.ordered:
+        raise column.error(
+            f"has no order: it takes a value or a set such as {{{', '.join(map(repr, column.levels[:2]))}}}"
+        )
+    numbers = all(type(v) in (int, float) for v in column.levels)
+    if numbers:
+        low, high = _ends(column, ends)
+        chosen = [v for v in column.levels if (low is None or v >= low) and (high is None or v <= high)]
+    else:
+        if len(ends) != 2 or ends == (None, None):
+            raise column.error(f"is held to {ends!r}: a range is (low, high), with None for an open end")
+        place = [None if v is None else levels_of(column, [v])[0] for v in ends]
+        last = len(column.levels) if place[1] is None else place[1] + 1
+        chosen = list(column.levels[place[0] or 0 : last])
+    if not chosen:
+        raise column.error(f"has no level within {ends!r}: there are {', '.join(map(repr, column.levels[:10]))}")
+    return chosen
+
+
 def _time(column: Column, value: Any) -> Any:
     dtype = column.pandas_dtype
     moment = family(dtype) == "datetime"
@@ -73,6 +193,8 @@ def _reachable(column: Column, series: pd.Series, value: Any) -> None:
     if column.numbers(back)[0] == number[0] or (not lattice and _same(back, number[0])):
         return
     spacing = f"in steps of {column.step}" if lattice else f"with {column.decimals} decimals"
+    if column.grain > 1:
+        spacing = f"in steps of {column.grain / 10 ** (column.decimals or 0):g}"
     raise column.error(f"takes values from {least} to {most} {spacing}: {value!r} lies between")
 
 

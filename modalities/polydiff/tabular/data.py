@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,28 +10,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from polydiff.tabular.columns import Kind, Name, shown
 from polydiff.tabular.conditions import held, levels_of
-from polydiff.tabular.schema import Schema, check_frame
+from polydiff.tabular.frames import Unseen, matched
+from polydiff.tabular.layout import Entries, Layout
+from polydiff.tabular.schema import Schema
 from polydiff.tabular.transforms import NumberTransform
+from polydiff.tabular.values import Kind, Name
 
 __all__ = ["Entries", "TableCodec"]
 
 
-@dataclass(frozen=True)
-class Entries:
-    """Where a column is found in the data; a constant is nowhere.
-
-    Attributes:
-        num: Places on the last axis of ``"num"``; at most one.
-        cat: Places on the last axis of ``"cat"``; at most one.
-    """
-
-    num: tuple[int, ...]
-    cat: tuple[int, ...]
-
-
-class TableCodec:
+class TableCodec(Layout):
     """DataFrames to ``{"num": float32 (N, Dn), "cat": int64 (N, Dc)}``; a key is absent where no column needs it.
 
     A category is an entry of ``cat``, with a last level for missing where the training data had missing values. A numeric,
@@ -50,26 +38,10 @@ class TableCodec:
     """
 
     def __init__(self, schema: Schema, transforms: Mapping[int, NumberTransform]) -> None:
-        self.schema, self.transforms = schema, dict(transforms)
-        self._entries: list[Entries] = []
-        sizes: list[int] = []
-        missing: list[int | None] = []
-        numbers = 0
-        for i, column in enumerate(schema):
-            num: tuple[int, ...] = ()
-            cat: tuple[int, ...] = ()
-            if column.continuous:
-                num, numbers = (numbers,), numbers + 1
-                if (states := self.transforms[i].states) > 1:
-                    cat = (len(sizes),)
-                    sizes.append(states)
-                    missing.append(self.transforms[i].missing)
-            elif column.kind != "constant":
-                cat = (len(sizes),)
-                sizes.append(len(column.levels) + column.has_missing)
-                missing.append(len(column.levels) if column.has_missing else None)
-            self._entries.append(Entries(num, cat))
-        self.numbers, self.sizes, self.missing = numbers, tuple(sizes), tuple(missing)
+        super().__init__(
+            schema, {i: t.states for i, t in transforms.items()}, {i: t.missing for i, t in transforms.items()}
+        )
+        self.transforms = dict(transforms)
 
     @classmethod
     def fit(
@@ -103,7 +75,7 @@ class TableCodec:
             raise ValueError(
                 f"every column is constant (column {first.name!r} is always {held}): there is nothing to learn"
             )
-        found = _matched(schema, df, partial=False)
+        found = matched(schema.columns, df, partial=False)
         transforms = {
             i: NumberTransform.fit(c.numbers(found[i]), quantiles=quantiles, spike=spike)
             for i, c in enumerate(schema)
@@ -111,46 +83,22 @@ class TableCodec:
         }
         return cls(schema, transforms)
 
-    # -------------------------------------------------------------- layout
-
-    @property
-    def categories(self) -> int:
-        """Number of entries of ``cat``."""
-        return len(self.sizes)
-
-    def columns_of(self, name: Name) -> Entries:
-        """The entries of a column: its number, its level, or its number and companion."""
-        return self._entries[self.schema.place(name)]
-
-    @property
-    def groups(self) -> dict[str, Tensor]:
-        """For each field, the number of the column that an entry belongs to, int64 (Dn,) and (Dc,)."""
-        num = [i for i, e in enumerate(self._entries) for _ in e.num]
-        cat = [i for i, e in enumerate(self._entries) for _ in e.cat]
-        return {k: torch.tensor(v) for k, v in {"num": num, "cat": cat}.items() if v}
-
-    def valid(self, data: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """Which numbers count, bool ``{"num": (N, Dn)}``: those whose companion says continuous; ``None`` if all do."""
-        if all(not (e.num and e.cat) for e in self._entries):
-            return None
-        mask = torch.ones(data["num"].shape, dtype=torch.bool, device=data["num"].device)
-        for entries in self._entries:
-            if entries.num and entries.cat:
-                mask[:, entries.num[0]] = data["cat"][:, entries.cat[0]] == 0
-        return {"num": mask}
-
     # -------------------------------------------------------------- encoding
 
-    def encode(self, natural: Any) -> dict[str, Tensor]:
+    def encode(self, natural: Any, *, unseen: Unseen = "error") -> dict[str, Tensor]:
         """Data of a table with the columns of the training data, in any order.
 
         Numbers outside the range that was seen are clamped to it.
+
+        Args:
+            natural: A DataFrame.
+            unseen: ``"missing"`` takes a category that the training data lacked for a missing value.
 
         Raises:
             ValueError: For missing or further columns, unseen categories, infinite numbers, missing values in a column that
                 had none, or another value in a constant column.
         """
-        found = _matched(self.schema, natural, partial=False)
+        found = matched(self.schema.columns, natural, partial=False, unseen=unseen)
         data, missing = self._encode(found, len(natural))
         for column, gone in zip(self.schema, missing):
             if gone.any() and not column.has_missing:
@@ -162,7 +110,7 @@ class TableCodec:
         num = np.zeros((n, self.numbers), dtype=np.float32)
         cat = np.zeros((n, self.categories), dtype=np.int64)
         missing = []
-        for i, (column, at) in enumerate(zip(self.schema, self._entries)):
+        for i, (column, at) in enumerate(zip(self.schema, self.entries)):
             if (series := found.get(i)) is None:
                 missing.append(np.ones(n, dtype=bool))
                 continue
@@ -199,7 +147,7 @@ class TableCodec:
                 f"{self.categories}"
             )
         series = []
-        for i, (column, at) in enumerate(zip(self.schema, self._entries)):
+        for i, (column, at) in enumerate(zip(self.schema, self.entries)):
             codes = cat[:, at.cat[0]] if at.cat else np.zeros(n, dtype=np.int64)
             if at.cat and not ((codes >= 0) & (codes < self.sizes[at.cat[0]])).all():
                 wrong = int(np.argmax((codes < 0) | (codes >= self.sizes[at.cat[0]])))
@@ -238,11 +186,11 @@ class TableCodec:
             column = self.schema.columns[i]
             if missing[i][0] and not column.has_missing:
                 raise column.error("had no missing values when fitted: it cannot be held missing")
-        known = self._masks({i: np.ones(1, dtype=bool) for i in found}, 1)
+        known = self.masks({i: np.ones(1, dtype=bool) for i in found}, 1)
         return {k: v.repeat(n, 1) for k, v in data.items()}, {k: v.repeat(n, 1) for k, v in known.items()}
 
     def given_frame(
-        self, df: pd.DataFrame, *, missing: Literal["hole", "value"] = "hole"
+        self, df: pd.DataFrame, *, missing: Literal["hole", "value", "level"] = "hole", unseen: Unseen = "error"
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Data of a table with holes, and bool masks of the entries that are given.
 
@@ -250,14 +198,16 @@ class TableCodec:
 
         Args:
             df: Rows; NaN, None, NaT and NA are missing.
-            missing: ``"hole"``: a missing value is unknown and shall be filled in; ``"value"``: it is known to be missing.
+            missing: ``"hole"``: a missing value is unknown and shall be filled in; ``"value"``: it is known to be missing;
+                ``"level"``: the latter where the training data had missing values, else the former.
+            unseen: ``"missing"`` takes a category that the training data lacked for a missing value.
 
         Raises:
             ValueError: As in ``encode``, but that holes may be anywhere.
         """
-        if missing not in ("hole", "value"):
-            raise ValueError(f"missing={missing!r}: need 'hole' or 'value'")
-        found = _matched(self.schema, df, partial=True)
+        if missing not in ("hole", "value", "level"):
+            raise ValueError(f"missing={missing!r}: need 'hole', 'value' or 'level'")
+        found = matched(self.schema.columns, df, partial=True, unseen=unseen)
         data, gone = self._encode(found, len(df))
         given = {}
         for i in found:
@@ -266,8 +216,9 @@ class TableCodec:
                 raise column.error(
                     f"has no value in row {int(np.argmax(gone[i]))}, but had no missing ones when fitted"
                 )
-            given[i] = np.ones(len(df), dtype=bool) if missing == "value" else ~gone[i]
-        return data, self._masks(given, len(df))
+            known = missing == "value" or (missing == "level" and column.has_missing)
+            given[i] = np.ones(len(df), dtype=bool) if known else ~gone[i]
+        return data, self.masks(given, len(df))
 
     def allowed(self, sets: Mapping[Name, Collection[Any]], *, missing: bool = True) -> Tensor | None:
         """Levels that rows may take, bool ``(Dc, max(sizes))``; ``None`` where all are.
@@ -293,9 +244,15 @@ class TableCodec:
                 table[at, codes] = True
         return table
 
-    def fill(self, df: pd.DataFrame, decoded: pd.DataFrame) -> pd.DataFrame:
-        """``decoded`` with every value that ``df`` has put back unrounded, in types of the training data and rows of ``df``."""
-        found = _matched(self.schema, df, partial=True)
+    def fill(self, df: pd.DataFrame, decoded: pd.DataFrame, *, unseen: Unseen = "error") -> pd.DataFrame:
+        """``decoded`` with every value that ``df`` has put back unrounded, in types of the training data and rows of ``df``.
+
+        Args:
+            df: The table with holes.
+            decoded: The same rows, completed.
+            unseen: ``"missing"`` keeps what was decoded in the place of a category that the training data lacked.
+        """
+        found = matched(self.schema.columns, df, partial=True, unseen=unseen)
         out = decoded.copy()
         for i, series in found.items():
             there = series.notna().to_numpy(dtype=bool)
@@ -306,14 +263,6 @@ class TableCodec:
                 out[column.name] = kept
         out.index = df.index
         return out
-
-    def _masks(self, given: Mapping[int, np.ndarray], n: int) -> dict[str, Tensor]:
-        num = torch.zeros(n, self.numbers, dtype=torch.bool)
-        cat = torch.zeros(n, self.categories, dtype=torch.bool)
-        for i, rows in given.items():
-            num[:, list(self._entries[i].num)] = torch.from_numpy(rows)[:, None]
-            cat[:, list(self._entries[i].cat)] = torch.from_numpy(rows)[:, None]
-        return {k: v for k, v in {"num": num, "cat": cat}.items() if v.shape[1]}
 
     # -------------------------------------------------------------- saving
 
@@ -340,16 +289,3 @@ class TableCodec:
             values, scores, spikes = (tensors[f"{i}.{part}"].numpy() for part in ("values", "scores", "spikes"))
             transforms[int(i)] = NumberTransform(values, scores, spikes, has_missing)
         return cls(Schema.from_json(config["schema"]), transforms)
-
-
-def _matched(schema: Schema, df: Any, *, partial: bool) -> dict[int, pd.Series]:
-    """Series by column number; ``partial`` allows columns to be left out."""
-    check_frame(df)
-    for name in df.columns:
-        if name not in schema.names:
-            raise ValueError(f"column {name!r} is unknown to this model: it knows {shown(schema.names)}")
-    found = {i: df[name] for i, name in enumerate(schema.names) if name in df.columns}
-    if not partial and len(found) < len(schema):
-        name = next(name for i, name in enumerate(schema.names) if i not in found)
-        raise ValueError(f"there is no column {name!r} in the table: need {shown(schema.names)}")
-    return found

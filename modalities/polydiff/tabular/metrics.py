@@ -10,6 +10,7 @@ import torch
 
 from polydiff.core.data import Rng
 from polydiff.core.evaluation import Figure, Interval, Report, precision_recall_density_coverage
+from polydiff.tabular.alpha_precision import alpha_precision
 from polydiff.tabular.coder import Coder
 from polydiff.tabular.detection import detection_auc
 from polydiff.tabular.distances import closest_record, thinned, wasserstein
@@ -21,6 +22,7 @@ from polydiff.tabular.utility import Efficiency, Learner, Task, machine_learning
 __all__ = [
     "Efficiency",
     "ImputationError",
+    "alpha_precision",
     "closer_to_train",
     "closest_record",
     "column_shapes",
@@ -84,7 +86,7 @@ def evaluate(
         figures.append(_with_interval(f"detection AUC {learner}", value, floor.estimate, "lower", meaning))
     small = [thinned(f, limit, seed) for f in (made, real, held)]
     figures += _neighbourhoods(small[0], small[1], small[2], real, kinds, seed)
-    share = closer_to_train(small[0], real, held, categorical=kinds, seed=seed)
+    share = closer_to_train(made, real, held, categorical=kinds, seed=seed)
     figures.append(_with_interval("closer to train", share, 0.5, "near", "share nearer to training than held-out rows"))
     attack = membership_inference(made, small[1], small[2], categorical=kinds, seed=seed)
     figures.append(_with_interval("membership AUC", attack, 0.5, "lower", "telling training rows by how near it comes"))
@@ -184,6 +186,27 @@ def _neighbourhoods(
     }
     figures = [
         Figure(k, getattr(value, k), getattr(floor, k), "higher", value.id, meaning) for k, meaning in meanings.items()
+    ]
+    typical, real_typical = (
+        alpha_precision(frames[2], f, scale=scale, categorical=kinds, seed=seed) for f in frames[:2]
+    )
+    figures += [
+        Figure(
+            "α-precision",
+            typical.precision,
+            real_typical.precision,
+            "higher",
+            typical.id,
+            "how typical its rows are of held-out ones",
+        ),
+        Figure(
+            "β-recall",
+            typical.recall,
+            real_typical.recall,
+            "higher",
+            typical.id,
+            "how much of the held-out rows it covers; about 0.5 for equal laws",
+        ),
     ]
     ours, theirs = (wasserstein(frames[2], f, scale=scale, categorical=kinds, seed=seed) for f in frames[:2])
     meaning = "cost of moving it onto held-out rows, in ranges of a column"

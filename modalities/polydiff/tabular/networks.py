@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from polydiff.core.data import Context
-from polydiff.core.networks import MLP, FourierEmbedding
+from polydiff.core.networks import MLP, FourierEmbedding, PeriodicFeatures
 
 __all__ = ["TableMLP"]
+
+_TIME = 64  # size of the embedding of the time; the blocks are modulated row by row, which costs in proportion
 
 
 class TableMLP(nn.Module):
@@ -23,8 +25,11 @@ class TableMLP(nn.Module):
         width: Of the blocks.
         depth: Number of blocks.
         dropout: Inside the blocks.
+        frequencies: Periodic features of each number beside the number itself.
+        scale: Of their frequencies.
 
-    Source: TabDDPM: Modelling Tabular Data with Diffusion Models, 2022, arXiv 2209.15421.
+    Source: TabDDPM: Modelling Tabular Data with Diffusion Models, 2022, arXiv 2209.15421; periodic features as in On
+    Embeddings for Numerical Features in Tabular Deep Learning, 2022, arXiv 2203.05556.
     """
 
     first: Tensor
@@ -32,15 +37,25 @@ class TableMLP(nn.Module):
     place: Tensor
 
     def __init__(
-        self, numbers: int, sizes: Sequence[int], *, width: int = 512, depth: int = 4, dropout: float = 0.0
+        self,
+        numbers: int,
+        sizes: Sequence[int],
+        *,
+        width: int = 256,
+        depth: int = 4,
+        dropout: float = 0.0,
+        frequencies: int = 0,
+        scale: float = 8.0,
     ) -> None:
         super().__init__()
         self.numbers, self.levels, total = numbers, max(sizes, default=0), sum(sizes)
         cells = numbers + len(sizes)
         if not cells:
             raise ValueError("a table needs at least one column that varies")
-        self.time = FourierEmbedding(width)
-        self.body = MLP(numbers + cells, numbers + total, width=width, depth=depth, cond=width, dropout=dropout)
+        self.time = FourierEmbedding(_TIME)
+        self.periodic = PeriodicFeatures(numbers, frequencies, scale) if numbers and frequencies else None
+        inputs = numbers * (1 + 2 * frequencies) + cells
+        self.body = MLP(inputs, numbers + total, width=width, depth=depth, cond=_TIME, dropout=dropout)
         if sizes:
             ends = torch.tensor(sizes).cumsum(0)
             first = ends - torch.tensor(sizes)
@@ -60,6 +75,8 @@ class TableMLP(nn.Module):
         known = ctx.known if isinstance(ctx.known, dict) else {}
         told = [torch.zeros_like(v) if known.get(k) is None else known[k] for k, v in x.items()]
         parts = [*([x["num"]] if self.numbers else []), *(t.to(torch.float32) for t in told)]
+        if self.periodic is not None:
+            parts.append(self.periodic(x["num"]))
         h: Any = self.body.enter(torch.cat(parts, 1).to(self.body.enter.weight.dtype))
         if self.levels:
             h = h + self.states(torch.minimum(x["cat"], self.last) + self.first)

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from polydiff.tabular.columns import EXACT, KINDS, Column, Kind, Name, family, plain, shown, tagged, untagged
+from polydiff.tabular.columns import Column
+from polydiff.tabular.frames import check_frame
+from polydiff.tabular.values import EXACT, KINDS, Kind, Name, family, plain, shown, tagged, untagged
 
 __all__ = ["Schema"]
 
@@ -102,22 +104,6 @@ class Schema:
         return cls(tuple(Column.from_json(c) for c in config))
 
 
-def check_frame(df: Any) -> None:
-    """Refuse what is no table with rows and distinct, plain column names."""
-    if not isinstance(df, pd.DataFrame):
-        raise ValueError(f"data of type {type(df).__name__}: need a pandas DataFrame")
-    if df.shape[1] == 0:
-        raise ValueError("the table has no columns: need at least one")
-    for name in df.columns:
-        if isinstance(name, bool) or not isinstance(name, (str, int, np.integer)):
-            raise ValueError(f"column {name!r} is named by a {type(name).__name__}: need texts or integers")
-    if not df.columns.is_unique:
-        name = df.columns[df.columns.duplicated()][0]
-        raise ValueError(f"column {name!r} occurs {int((df.columns == name).sum())} times: need distinct names")
-    if len(df) == 0:
-        raise ValueError(f"the table has columns {shown(df.columns)} but 0 rows: need at least one")
-
-
 # ------------------------------------------------------------------ one column
 
 
@@ -172,9 +158,9 @@ class _Reader:
             return self._category(base, chosen, levels, numbers=kind not in ("other", "boolean"))
         if chosen == "datetime" or whole:
             return self._lattice(base, "datetime" if chosen == "datetime" else "integer", levels)
-        return _with(
-            base, kind="numeric", minimum=levels[0], maximum=levels[-1], decimals=_decimals(levels, self.series.dtype)
-        )
+        decimals = _decimals(levels, self.series.dtype)
+        grain = 1 if decimals is None else _grain(levels, decimals)
+        return _with(base, kind="numeric", minimum=levels[0], maximum=levels[-1], decimals=decimals, grain=grain)
 
     def _category(self, base: Column, kind: Kind, levels: tuple[Any, ...], numbers: bool) -> Column:
         if len(levels) > self.max_levels:
@@ -279,3 +265,9 @@ def _decimals(levels: tuple[float, ...], dtype: Any) -> int | None:
         if (np.round(exact, places).astype(base) == exact.astype(base)).all():
             return places
     return None
+
+
+def _grain(levels: tuple[float, ...], decimals: int) -> int:
+    """The largest number of units of the last decimal that all differences are multiples of."""
+    units = [round(v * 10**decimals) for v in levels]
+    return math.gcd(*(u - units[0] for u in units)) or 1

@@ -1,7 +1,7 @@
 """Parts of networks; each modality puts its own together."""
 
 from polydiff.core.networks.attention import Attention, TransformerBlock, modulate
-from polydiff.core.networks.embeddings import FourierEmbedding, LabelEmbedding, grid_positions
+from polydiff.core.networks.embeddings import FourierEmbedding, LabelEmbedding, PeriodicFeatures, grid_positions
 from polydiff.core.networks.init import zero_init
 from polydiff.core.networks.mlp import MLP
 from polydiff.core.networks.residual import Downsample, ResBlock, Upsample, conv
@@ -13,6 +13,7 @@ __all__ = [
     "Downsample",
     "FourierEmbedding",
     "LabelEmbedding",
+    "PeriodicFeatures",
     "ResBlock",
     "TransformerBlock",
     "Upsample",

@@ -5,6 +5,7 @@ from polydiff.core.processes.blackout import Blackout
 from polydiff.core.processes.bridge import Bridge, Brownian, Residual
 from polydiff.core.processes.discrete import Discrete
 from polydiff.core.processes.embedded import Embedded
+from polydiff.core.processes.indicators import Indicators
 from polydiff.core.processes.linear import Flow, Gaussian, LinearGaussian
 from polydiff.core.processes.product import Product
 from polydiff.core.processes.rates import RateDiscrete, unit_gap
@@ -21,6 +22,7 @@ __all__ = [
     "Embedded",
     "Flow",
     "Gaussian",
+    "Indicators",
     "LinearGaussian",
     "Process",
     "Product",

@@ -201,7 +201,11 @@ class Gaussian(LinearGaussian):
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__(schedule)
-        self.schedule = schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        """The path."""
+        return self.path  # type: ignore[return-value]
 
 
 class Flow(LinearGaussian):
@@ -217,4 +221,8 @@ class Flow(LinearGaussian):
     def __init__(self, schedule: Schedule | None = None, source: Source | None = None) -> None:
         schedule = RectifiedFlow() if schedule is None else schedule
         super().__init__(schedule, source=source)
-        self.schedule = schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        """The path."""
+        return self.path  # type: ignore[return-value]

@@ -11,7 +11,7 @@ from torch import Tensor
 from polydiff.core.data import Context, Time
 from polydiff.core.distributions import Categorical, Distribution, Gated
 from polydiff.core.processes import Process
-from polydiff.core.processes.discrete import absorbing
+from polydiff.core.processes.discrete import absorbing, one_clock
 from polydiff.core.sampling.first_hitting import open_positions
 from polydiff.core.sampling.step import OneCall, State
 
@@ -51,7 +51,7 @@ class Confident(OneCall):
         self, process: Process, x_t: Tensor, posterior: Distribution, t: Time, s: Time, ctx: Context, state: State
     ) -> tuple[Distribution, State]:
         """See ``OneCall``: a draw at the chosen positions, certainty elsewhere."""
-        masked = absorbing(process, type(self).__name__)
+        masked = one_clock(absorbing(process, type(self).__name__), type(self).__name__)
         hidden, law = open_positions(masked, x_t, ctx), masked.clean(posterior)
         h = 1 - torch.as_tensor(masked.schedule.at(s).a, dtype=torch.float64, device=x_t.device)
         scored = ctx.scored()

@@ -12,7 +12,7 @@ from polydiff.core.data import Context, Rng, Time
 from polydiff.core.denoisers import Denoiser
 from polydiff.core.distributions import Gated
 from polydiff.core.processes import Discrete
-from polydiff.core.processes.discrete import absorbing
+from polydiff.core.processes.discrete import absorbing, one_clock
 from polydiff.core.sampling.step import State, Transition
 
 
@@ -41,7 +41,7 @@ class FirstHitting:
         self, denoiser: Denoiser, x_t: Any, t: Time, s: Time, ctx: Context, state: State, rng: Rng | None
     ) -> Transition:
         """See ``Step``; rows without masked tokens are at the end of the grid, ``s``."""
-        process = absorbing(denoiser.process, type(self).__name__)
+        process = one_clock(absorbing(denoiser.process, type(self).__name__), type(self).__name__)
         if rng is None:
             raise ValueError("FirstHitting is random: pass an Rng")
         time = torch.full(x_t.shape[:1], t, dtype=torch.float64, device=x_t.device) if isinstance(t, float) else t

@@ -57,6 +57,6 @@ class DPMSolverPP(OneCall):
             slope = gain * gap / (2 * state["h"])
             x = posterior.combine(gain + slope, x_t, ratio, 0.0, 0.0).mean
             x = torch.sub(x, state["mean"], alpha=slope) if isinstance(slope, float) else x - slope * state["mean"]
-        if process.observes_source:
+        if isinstance(shift_s, torch.Tensor):
             x = x + left(shift_s, x_t) - ratio * left(shift, x_t)
         return Normal(x, 0.0), {"mean": posterior.mean, "h": gap}

@@ -13,7 +13,7 @@ from polydiff.core.data import Context, Rng, Time, left
 from polydiff.core.denoisers import Denoiser
 from polydiff.core.distributions import Categorical, Distribution
 from polydiff.core.processes import Discrete
-from polydiff.core.processes.discrete import unmasked
+from polydiff.core.processes.discrete import one_clock, unmasked
 from polydiff.core.sampling.step import State, Transition
 
 Planner = Callable[[Tensor, Time, Context], Tensor]
@@ -59,7 +59,7 @@ class Planned:
         self, denoiser: Denoiser, x_t: Any, t: Time, s: Time, ctx: Context, state: State, rng: Rng | None
     ) -> Transition:
         """See ``Step``."""
-        process = unmasked(denoiser.process, "Planned")
+        process = one_clock(unmasked(denoiser.process, "Planned"), "Planned")
         if rng is None:
             raise ValueError("Planned is random: pass an Rng")
         time, stop = (torch.as_tensor(u, dtype=torch.float64, device=x_t.device).expand(len(x_t)) for u in (t, s))

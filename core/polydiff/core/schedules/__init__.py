@@ -5,6 +5,7 @@ variance 1. Every continuous schedule keeps ``logsnr = log(alpha² / sigma²)`` 
 singular: its natural parameter u runs over the part of its range where that holds.
 """
 
+from polydiff.core.schedules.clock import Clock, Clocked
 from polydiff.core.schedules.grids import karras_times, logsnr_times, quadratic_times, uniform_times
 from polydiff.core.schedules.named import EDM, VE, VP, Cosine, LogLinear, RectifiedFlow, SubVP, VPLinear
 from polydiff.core.schedules.path import LOGSNR_LIMIT, Coefficients, Path, Schedule
@@ -15,6 +16,8 @@ __all__ = [
     "LOGSNR_LIMIT",
     "VE",
     "VP",
+    "Clock",
+    "Clocked",
     "Coefficients",
     "Cosine",
     "LogLinear",

@@ -2,6 +2,7 @@
 
 from polydiff.core.training.batches import Batch, Batches
 from polydiff.core.training.checkpoint import CorruptCheckpoint, read_artifact, write_artifact
+from polydiff.core.training.clocks import ClockBound, LearnedClocks
 from polydiff.core.training.contrastive import NoiseContrastive, learned_ratio
 from polydiff.core.training.couplings import Coupling, Independent, MinibatchOT
 from polydiff.core.training.ema import EMA
@@ -24,6 +25,7 @@ __all__ = [
     "SNR",
     "Batch",
     "Batches",
+    "ClockBound",
     "Constant",
     "CorruptCheckpoint",
     "Coupling",
@@ -32,6 +34,7 @@ __all__ = [
     "Flat",
     "History",
     "Independent",
+    "LearnedClocks",
     "LearnedMasking",
     "LeaveOneOut",
     "LogNormalSigma",

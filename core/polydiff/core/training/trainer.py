@@ -84,7 +84,8 @@ class Trainer:
         checkpoint_every: Steps between checkpoints (and one at the end).
         keep: How many checkpoints to keep.
         log_every: Steps between records.
-        callbacks: ``callback(trainer, step, logs)`` after each record; one that fails is dropped with a warning.
+        callbacks: ``callback(trainer, step, logs)`` after each record; one that fails is dropped with a warning, and
+            ``trainer.stop()`` ends the run.
         progress: Show a bar; by default only on a terminal.
         resume: ``"auto"`` goes on from the newest whole checkpoint of ``run_dir``, ``"must"`` insists on one, ``"never"``
             starts anew.
@@ -124,6 +125,11 @@ class Trainer:
         self.checkpoint_every, self.log_every, self.resume = checkpoint_every, log_every, resume
         self.run = None if run_dir is None else RunFolder(Path(run_dir), keep, dict(fingerprint or {}))
         self.step = 0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the run after this step, for callbacks; ``fit`` called again goes on."""
+        self._stopped = True
 
     def fit(self, batches: Batches, steps: int, *, seconds: float | None = None) -> History:
         """Train up to ``steps`` steps in all, counting those of the run that is resumed.
@@ -135,6 +141,7 @@ class Trainer:
                 spent, so that they come down in time; such a run is not bit-reproducible.
         """
         history, log = History(), None
+        self._stopped = False
         if self.run is not None:
             self._resume(self.run)
             log = JsonLines(self.run.folder / "log.jsonl")
@@ -143,7 +150,7 @@ class Trainer:
             phase.objective.train()
         with progress_bar(steps, "training", self.progress) as bar:
             bar.update(self.step)
-            while self.step < steps and (seconds is None or time.monotonic() - begin < seconds):
+            while self.step < steps and not self._stopped and (seconds is None or time.monotonic() - begin < seconds):
                 spent = 0 if seconds is None else int(steps * (time.monotonic() - begin) / seconds)
                 for phase in self.phases:
                     phase.set_rate(max(self.step, spent))
