@@ -26,6 +26,7 @@ from polydiff.core.training import Batch, Denoising, LearnedClocks, Loss, Object
 from polydiff.core.training.weights import VelocityWeight, VWeight
 from polydiff.tabular.networks import TableMLP
 from polydiff.tabular.recipes import TableConfig
+from polydiff.tabular.transformer import TableTransformer
 
 __all__ = ["OneHot", "Told", "model_of", "objective_of", "process_of", "steps_of"]
 
@@ -56,14 +57,26 @@ def model_of(config: TableConfig, numbers: int, sizes: Sequence[int], seed: int,
     """The untrained model on its device; weights are drawn from ``seed`` and the global generator is left as it was."""
     points = config.categories == "onehot" and len(sizes) > 0
 
-    def network_of(numbers: int, sizes: Sequence[int]) -> TableMLP:
+    def network_of(numbers: int, sizes: Sequence[int]) -> nn.Module:
+        waves = 0 if points else config.frequencies
+        if config.network == "transformer":
+            return TableTransformer(
+                numbers,
+                sizes,
+                width=config.width,
+                depth=config.depth,
+                heads=config.heads,
+                dropout=config.dropout,
+                frequencies=waves,
+                scale=config.scale,
+            )
         return TableMLP(
             numbers,
             sizes,
             width=config.width,
             depth=config.depth,
             dropout=config.dropout,
-            frequencies=0 if points else config.frequencies,
+            frequencies=waves,
             scale=config.scale,
         )
 

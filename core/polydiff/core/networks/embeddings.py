@@ -56,7 +56,7 @@ class PeriodicFeatures(nn.Module):
         """``(..., D)`` to ``(..., 2 D K)``."""
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would lose the phase
             angle = x.to(self.omega.dtype)[..., None] * self.omega
-            return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
+            return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)  # number by number
 
 
 class LabelEmbedding(nn.Embedding):
