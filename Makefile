@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-slow evidence-images evidence-text docs format clean
+.PHONY: help install demo check test test-slow evidence-images evidence-text evidence-tabular docs format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,12 @@ evidence-images: install ## train the image recipes and record their figures (ha
 
 evidence-text: install ## train masked and left-to-right models of text and record their figures (an hour on one core)
 	$(BIN)/python tests/evidence/text_shakespeare.py
+
+evidence-tabular: install ## fit the table recipes, measure them beside baselines and record the figures (two hours on one core)
+	$(BIN)/python tests/evidence/tabular_tables.py
+	$(BIN)/python tests/evidence/tabular_imputation.py
+	$(BIN)/python tests/evidence/tabular_small.py
+	$(BIN)/python tests/evidence/tabular_speed.py
 
 docs: install ## generate the ledger and the benchmark page
 	$(BIN)/python docs/ledger.py

@@ -79,7 +79,7 @@ def test_it_learns_a_law_that_columns_share(tmp_path):
     x = np.where(up, 2.0, -1.0) + 0.3 * rng.normal(size=2000)
     df = pd.DataFrame({"up": np.where(up, "yes", "no"), "x": x, "y": x**2 + 0.2 * rng.normal(size=2000)})
     config = dataclasses.replace(
-        recipes.small(), network="transformer", width=64, dropout=0.0, frequencies=4, scale=1.0, steps=800, lr=2e-3
+        recipes.small(), network="transformer", width=64, dropout=0.0, frequencies=4, scale=1.0, steps=500, lr=2e-3
     )
     gen = TabularGenerator(config).fit(df, progress=False)
     made = gen.sample(4000, seed=1)
