@@ -137,7 +137,9 @@ def test_spikes_and_missing_values_are_states():
         ([1, 2, 3] * 2, "integer", {}),
         ([1.5, 2.5] * 40, "category", {"levels": (1.5, 2.5)}),
         ([1.0, np.nan, *range(60)], "integer", {"dtype": "float64", "has_missing": True}),
-        (np.arange(25, 325) / 100, "numeric", {"decimals": 2}),
+        (np.arange(25, 325) / 100, "numeric", {"decimals": 2, "grain": 1}),
+        (np.arange(15, 315) * 5 / 1000, "numeric", {"decimals": 3, "grain": 5}),
+        (0.3 + np.arange(300) * 0.25, "numeric", {"decimals": 2, "grain": 25}),
         (np.sqrt(np.arange(2, 300)), "numeric", {"decimals": None}),
         ((np.arange(300) / 10).astype(np.float32), "numeric", {"decimals": 1, "dtype": "float32"}),
         (["b", "a", "", None], "category", {"levels": ("", "a", "b"), "has_missing": True}),
@@ -623,3 +625,16 @@ def test_splits_are_disjoint_and_named_by_their_seed():
         table.split(1.0, 0)
     with pytest.raises(ValueError, match="no small table 'titanic'"):
         tables.small("titanic")
+
+
+def test_numbers_come_back_in_the_grain_they_were_measured_in():
+    """Half centimetres from 7.5: nothing between, whatever the scores; and no such number can be held."""
+    lengths = 0.075 + 0.005 * np.random.default_rng(0).integers(0, 140, 500)
+    codec = TableCodec.fit(pd.DataFrame({"length": lengths.round(3)}))
+    scores = {"num": torch.linspace(-3, 3, 400)[:, None]}
+    made = codec.decode(scores)["length"].to_numpy()
+    units = (made - 0.075) / 0.005
+    assert np.abs(units - units.round()).max() < 1e-9
+    assert made.min() == lengths.round(3).min() and made.max() == lengths.round(3).max()
+    with pytest.raises(ValueError, match="in steps of 0.005: 0.1234 lies between"):
+        codec.given({"length": 0.1234}, 1)
