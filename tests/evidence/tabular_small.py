@@ -2,8 +2,10 @@
 
 Iris, wheat seeds and wine, 80 % to learn from, the same three splits for all: the 1-Wasserstein distance to the held-out fifth,
 machine-learning efficiency, and the share of samples nearer to training than to held-out rows. About five CPU-minutes without
-ForestFlow, whose rows are read from ``FOREST / "<table>-<seed>-out.npz"`` or made there (80 to 700 CPU-s each) by ForestDiffusion
-1.0.6 in an environment of its own: ``python -m venv /tmp/forest-env && /tmp/forest-env/bin/pip install ForestDiffusion==1.0.6``.
+ForestFlow, whose rows are read from ``FOREST / "<table>-<seed>-out.npz"`` or made there (80 to 700 CPU-s each; with 20 times and 20
+copies of a row instead of its 50 and 100, ``-20-20-out.npz``, 70 to 210) by ForestDiffusion 1.0.6 in an environment of its own: ``python -m venv /tmp/forest-env && /tmp/forest-env/bin/pip install ForestDiffusion==1.0.6``.
+
+``update METHOD`` measures one method more beside the figures of the last run, and writes all down anew.
 """
 
 import dataclasses
@@ -42,7 +44,7 @@ import numpy as np
 from ForestDiffusion import ForestDiffusionModel
 d = np.load(sys.argv[1])
 begin = time.process_time()
-model = ForestDiffusionModel(d["x"], label_y=d["y"], n_t=50, duplicate_K=100, diffusion_type="flow", n_jobs=1,
+model = ForestDiffusionModel(d["x"], label_y=d["y"], n_t=int(sys.argv[3]), duplicate_K=int(sys.argv[4]), diffusion_type="flow", n_jobs=1,
                              bin_indexes=[], cat_indexes=[], int_indexes=[], seed=int(d["seed"]), nthread=1)
 made = model.generate(batch_size=int(d["n"]))
 np.savez(sys.argv[2], made=made, cpu=time.process_time() - begin)
@@ -80,22 +82,25 @@ def boosted(train, target, n, name, seed):
     return fitted.sample(n, seed=seed, progress=False), time.process_time() - begin
 
 
-def forestflow(train, target, n, name, seed):
-    """Its defaults with a model a class; ``None`` where it was never run."""
-    inputs, outputs = (FOREST / f"{name}-{seed}-{part}.npz" for part in ("in", "out"))
-    levels, codes = np.unique(train[target], return_inverse=True)
-    if not outputs.exists():
-        if not PYTHON.exists() or (name, seed) not in WITH_FOREST:
-            return None
-        FOREST.mkdir(exist_ok=True)
-        np.savez(inputs, x=train.drop(columns=[target]).to_numpy(float), y=codes, n=5 * len(train), seed=seed)
-        subprocess.run(
-            [str(PYTHON), "-c", FORESTFLOW, str(inputs), str(outputs)], check=True, env={"OMP_NUM_THREADS": "1"}
-        )
-    found = np.load(outputs)
-    rows = pd.DataFrame(found["made"][:, :-1], columns=[c for c in train if c != target])
-    rows[target] = levels[found["made"][:, -1].astype(int)]
-    return rows[list(train.columns)], float(found["cpu"])
+def forestflow(times, copies, splits, suffix=""):
+    """A model a class; ``None`` on splits where it was never run."""
+
+    def draw(train, target, n, name, seed):
+        inputs, outputs = (FOREST / f"{name}-{seed}{part}.npz" for part in ("-in", f"{suffix}-out"))
+        levels, codes = np.unique(train[target], return_inverse=True)
+        if not outputs.exists():
+            if not PYTHON.exists() or (name, seed) not in splits:
+                return None
+            FOREST.mkdir(exist_ok=True)
+            np.savez(inputs, x=train.drop(columns=[target]).to_numpy(float), y=codes, n=5 * len(train), seed=seed)
+            command = [str(PYTHON), "-c", FORESTFLOW, str(inputs), str(outputs), str(times), str(copies)]
+            subprocess.run(command, check=True, env={"OMP_NUM_THREADS": "1"})
+        found = np.load(outputs)
+        rows = pd.DataFrame(found["made"][:, :-1], columns=[c for c in train if c != target])
+        rows[target] = levels[found["made"][:, -1].astype(int)]
+        return rows[list(train.columns)].iloc[:n], float(found["cpu"])
+
+    return draw
 
 
 def baseline(make):
@@ -108,20 +113,22 @@ def baseline(make):
     return draw
 
 
-METHODS = {
-    "small recipe": network(None),
-    "small recipe, 12 steps": network(12),
-    "boosted trees": boosted,
-    "ForestFlow": forestflow,
-    "Gaussian copula": baseline(GaussianCopula),
-    "interpolation": baseline(Interpolation),
-}
 WITH_FOREST = {
     ("iris", 0),
     ("iris", 1),
     ("iris", 2),
     ("wheat-seeds", 0),
 }  # 8 CPU-minutes; wine would take 12 more a split
+REDUCED = {("wheat-seeds", 0), ("wine", 0)}
+METHODS = {
+    "small recipe": network(None),
+    "small recipe, 12 steps": network(12),
+    "boosted trees": boosted,
+    "ForestFlow": forestflow(50, 100, WITH_FOREST),
+    "ForestFlow, 20 times and 20 copies": forestflow(20, 20, REDUCED, "-20-20"),
+    "Gaussian copula": baseline(GaussianCopula),
+    "interpolation": baseline(Interpolation),
+}
 
 
 # ------------------------------------------------------------------ the comparison
@@ -180,6 +187,20 @@ def compare(tables=TABLES, seeds=SEEDS, methods=METHODS):
     return found
 
 
+def updated(method):
+    """The figures of the last run with those of one method anew."""
+    found = {n: {int(s): v for s, v in runs.items()} for n, runs in json.loads(OUT.read_text()).items()}
+    for name, runs in found.items():
+        for seed, entry in runs.items():
+            train, test, target = split(name, seed)
+            made = METHODS[method](train, target, DRAWS[name] * len(train), name, seed)
+            if made is not None:
+                entry[method] = score(made[0], train, test, target) | {"CPU-s": made[1]}
+                print(name, seed, method, {k: round(v, 3) for k, v in entry[method].items()}, flush=True)
+    OUT.write_text(json.dumps(found, indent=1))
+    return found
+
+
 def mean(found, name, method, key, seeds=SEEDS):
     return float(np.mean([found[name][s][method][key] for s in seeds if method in found[name][s]]))
 
@@ -187,10 +208,13 @@ def mean(found, name, method, key, seeds=SEEDS):
 def main():
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    found = compare()
+    again = sys.argv[2] if sys.argv[1:2] == ["update"] else None
+    found = compare() if again is None else updated(again)
     for name in TABLES:
         entries = found[name]
-        forest = [s for s in SEEDS if "ForestFlow" in entries[s]]
+        if again is not None and not any(again in entries[s] for s in SEEDS):
+            continue
+        forests = {m: [s for s in SEEDS if m in entries[s]] for m in METHODS if m.startswith("ForestFlow")}
         ours = np.array([entries[s]["small recipe"]["W1"] for s in SEEDS])
         half = 4.303 * ours.std(ddof=1) / np.sqrt(len(ours))
         baselines = {
@@ -199,10 +223,11 @@ def main():
             for k in ("W1", "TSTR", "TRTR", "share", "CPU-s")
             if any(m in entries[s] for s in SEEDS)
         } | {
-            f"{m} {k}, splits of ForestFlow": mean(found, name, m, k, forest)
-            for m in ("small recipe", "boosted trees")
-            for k in ("W1", "TSTR")
-            if forest
+            f"{m} {k}, splits of {forest}": mean(found, name, m, k, splits)
+            for forest, splits in forests.items()
+            for m in ("small recipe", "boosted trees", "ForestFlow")
+            for k in ("W1", "TSTR", "share")
+            if any(m in entries[s] for s in splits)
         }
         record(
             "tabular",
@@ -214,8 +239,10 @@ def main():
             baselines=baselines,
             bar="W1 and TSTR no worse than ForestFlow's within 120 CPU-s, share nearer to training 45 to 55 %",
             seeds=list(SEEDS),
-            note=f"80/20 splits; mean of {DRAWS[name]} samples of the size of the training table; ForestFlow (ForestDiffusion 1.0.6, defaults, a model a class) on splits {forest} only; "
-            f"configuration {dataclasses.asdict(config())}",
+            note=f"80/20 splits; mean of {DRAWS[name]} samples of the size of the training table; ForestFlow (ForestDiffusion 1.0.6, a model a class) on splits "
+            + "; ".join(f"{splits} ({m})" for m, splits in forests.items())
+            + f" only; configuration {dataclasses.asdict(config())}"
+            + ("" if again is None else f"; all but {again} from the run before, of 491 s of CPU"),
         )
 
 

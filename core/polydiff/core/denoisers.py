@@ -45,11 +45,13 @@ class Denoiser(nn.Module, ABC):
     """The law of the clean sample given the noisy one.
 
     ``sees_known`` says whether the denoiser is told which entries are given (``Context.known``); the loop holds known
-    entries clean for such a denoiser only, and refuses for others.
+    entries clean for such a denoiser only, and refuses for others; unless ``handles_known`` says that the denoiser makes of
+    them what it needs (guidance by what is observed).
     """
 
     process: Process
     sees_known: bool = False
+    handles_known: bool = False
 
     @abstractmethod
     def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
@@ -74,6 +76,7 @@ class Wrapper(Denoiser):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser, self.sees_known = denoiser, denoiser.sees_known
+        self.handles_known = denoiser.handles_known
 
     @property
     def process(self) -> Process:  # type: ignore[override]

@@ -84,13 +84,10 @@ class GaussianMixture:
 
 
 def _component(process: LinearGaussian, t: Time, like: Tensor, ctx: Context) -> tuple[Time, Time, Time]:
-    """Coefficients with an axis for the components after the batch axis."""
-    wide = like[:, None]
+    """Coefficients with an axis for the components after the batch axis, which may be 1 for a shared time."""
 
     def place(c: Time) -> Time:
-        if isinstance(c, float) or c.ndim == 0:
-            return c
-        return left(c, like).unsqueeze(1) if c.shape[0] == len(like) else left(c, wide)
+        return c if isinstance(c, float) or c.ndim == 0 else left(c, like).unsqueeze(1)
 
     a, shift, g = process.coef(t, ctx)
     return place(a), place(shift), place(g)
@@ -133,7 +130,10 @@ class IdealDenoiser(Denoiser):
         assert isinstance(x_t, Tensor) and isinstance(self.process, LinearGaussian)
         a, shift, g = (left(c, x_t) for c in self.process.coef(t, ctx))
         u, d = (x_t - shift).flatten(1), self.data.flatten(1)
-        a2, g2 = (c if isinstance(c, float) or c.ndim == 0 else c.flatten(1)[:, :1] for c in (a, g))
+        if isinstance(g, Tensor) and g.ndim > 1 and g[0].numel() > 1:  # elements at times of their own
+            a, g = (torch.as_tensor(c).to(x_t).expand_as(x_t).flatten(1) for c in (a, g))
+            return Empirical((a / g**2 * u) @ d.T - 0.5 * ((a / g) ** 2) @ (d * d).T, self.data)
+        a2, g2 = (c if isinstance(c, float) or c.ndim == 0 else c.flatten(1) for c in (a, g))
         logits = (a2 * (u @ d.T) - 0.5 * a2**2 * (d * d).sum(1)) / g2**2  # the part of −|u − a d|² / 2g² that varies
         return Empirical(logits, self.data)
 

@@ -12,6 +12,7 @@ import pandas as pd
 from polydiff.tabular import recipes
 from polydiff.tabular.columns import Column
 from polydiff.tabular.demo import demo
+from polydiff.tabular.files import ENDINGS, read_table, write_table
 from polydiff.tabular.generator import TabularGenerator
 
 if TYPE_CHECKING:
@@ -75,26 +76,20 @@ def fit(command: Fit) -> None:
 
 
 def sample(command: Sample) -> None:
-    """``polydiff sample`` of tables: a .csv or .parquet file; ``--label column=value`` holds a column."""
-    ending = command.out.suffix.lower()
-    if ending not in (".csv", ".parquet"):
+    """``polydiff sample`` of tables to a file; ``--label column=value`` holds a column, ``--guidance`` heeds it more."""
+    if command.out.suffix.lower() not in ENDINGS:
         raise ValueError(f"out={command.out}: need a name ending in .csv or .parquet")
     if command.prompt is not None:
         raise ValueError(f"prompt={command.prompt!r}: tables have no beginning; --label column=value holds a column")
-    if command.guidance is not None:
-        raise ValueError(
-            f"guidance={command.guidance}: tables are conditioned by --label column=value, without guidance"
-        )
     generator = TabularGenerator.load(command.model)
-    made = generator.sample(command.n, where=_where(generator, command.label), steps=command.steps, seed=command.seed)
-    command.out.parent.mkdir(parents=True, exist_ok=True)
-    if ending == ".csv":
-        made.to_csv(command.out, index=False)
-    else:
-        try:
-            made.to_parquet(command.out, index=False)
-        except ImportError:
-            raise ValueError(f"out={command.out}: parquet needs pyarrow; .csv needs nothing") from None
+    made = generator.sample(
+        command.n,
+        where=_where(generator, command.label),
+        guidance=1.0 if command.guidance is None else command.guidance,
+        steps=command.steps,
+        seed=command.seed,
+    )
+    write_table(made, command.out)
     print(f"wrote {command.n} rows to {command.out}")
 
 
@@ -117,14 +112,9 @@ def evaluate(command: Evaluate) -> None:
 
 
 def _read(path: Path, names: str) -> pd.DataFrame:
-    if path.suffix.lower() not in (".csv", ".parquet") or not path.is_file():
+    if path.suffix.lower() not in ENDINGS or not path.is_file():
         raise ValueError(f"data={str(path)!r}: need one of {names}, or a .csv or .parquet file")
-    if path.suffix.lower() == ".csv":
-        return pd.read_csv(path)
-    try:
-        return pd.read_parquet(path)
-    except ImportError:
-        raise ValueError(f"data={str(path)!r}: parquet needs pyarrow; .csv needs nothing") from None
+    return read_table(path)
 
 
 def _where(generator: TabularGenerator, label: str | None) -> dict[Any, Any] | None:

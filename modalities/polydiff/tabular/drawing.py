@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from polydiff.core.data import Context, Data, Rng
 from polydiff.core.denoisers import Denoiser
+from polydiff.core.guidance.told import KnownGuidance
 from polydiff.core.sampling import Chain, Sampler
 from polydiff.core.schedules import uniform_times
 from polydiff.tabular.build import steps_of
@@ -28,7 +30,7 @@ class Drawing(Estimator):
     codec: TableCodec | None = None
 
     def _held(
-        self, asked: Conditions, n: int, seed: int, batch_size: int
+        self, asked: Conditions, n: int, seed: int, batch_size: int, scale: float = 1.0
     ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
         """Data of n rows that hold what was asked, and masks of the entries that they hold."""
         codec, model = self._fitted()
@@ -40,10 +42,10 @@ class Drawing(Estimator):
         for start in range(0, n if entries and table is not None else 0, batch_size):
             at = slice(start, min(start + batch_size, n))
             rng = Rng(seed, range(at.start, at.stop)).child("sets")
-            ctx = self._context(given, known, at)
+            ctx = self._context(given, known, at, seed, scale)
             x = model.process.prior(self._like(at.stop - at.start), ctx).sample(rng)
             with torch.no_grad():
-                codes = draw_levels(model, x, ctx, {e: table[e] for e in entries}, rng)
+                codes = draw_levels(_guide(model, scale), x, ctx, {e: table[e] for e in entries}, rng)
             given["cat"][at, entries] = codes.to(given["cat"])
         if entries:
             known["cat"][:, entries] = True
@@ -60,10 +62,15 @@ class Drawing(Estimator):
         fields = {"num": (codec.numbers, torch.float32), "cat": (codec.categories, torch.long)}
         return {k: torch.zeros(n, d, dtype=t, device=self.device) for k, (d, t) in fields.items() if d}
 
-    def _context(self, given: Mapping[str, Tensor], known: Mapping[str, Tensor], rows: slice) -> Context:
+    def _context(
+        self, given: Mapping[str, Tensor], known: Mapping[str, Tensor], rows: slice, seed: int, scale: float
+    ) -> Context:
         _, model = self._fitted()
         values, told = ({k: v[rows].to(self.device) for k, v in part.items()} for part in (given, known))
-        return Context(known=told, given=states_of(model.process, values))
+        ctx = Context(known=told, given=states_of(model.process, values))
+        if scale == 1.0:
+            return ctx
+        return KnownGuidance.prepare(model.process, ctx, Rng(seed, range(rows.start, rows.stop)).child("guidance"))
 
     def _draw(
         self,
@@ -75,14 +82,16 @@ class Drawing(Estimator):
         seed: int,
         batch_size: int,
         progress: bool | None,
+        scale: float = 1.0,
     ) -> dict[str, Tensor]:
         """Cells of n rows with everything unknown drawn."""
 
         def context(rows: slice) -> Context:
-            return Context() if known is None or given is None else self._context(given, known, rows)
+            return Context() if known is None or given is None else self._context(given, known, rows, seed, scale)
 
         def wrap(denoiser: Denoiser) -> Denoiser:
-            return denoiser if allowed is None else Allowed(denoiser, allowed)
+            guided = _guide(denoiser, scale)
+            return guided if allowed is None else Allowed(guided, allowed)
 
         batches = list(
             self._generate(
@@ -90,6 +99,13 @@ class Drawing(Estimator):
             )
         )
         return {k: torch.cat([b[k] for b in batches]) for k in batches[0]}  # type: ignore[call-overload, index]
+
+    @staticmethod
+    def _guided(guidance: float) -> float:
+        """The scale of guidance, if it is one."""
+        if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+            raise ValueError(f"guidance={guidance!r}: need a finite number; 1 is none")
+        return float(guidance)
 
     def _sampler(self, steps: int | None) -> Sampler:
         _, model = self._fitted()
@@ -102,3 +118,7 @@ class Drawing(Estimator):
         codec, model = self._fitted()
         columns = ", ".join(f"{c.name} ({c.kind})" for c in codec.schema)
         return f"Rows of {len(codec.schema)} columns; {sum(p.numel() for p in model.parameters()):,} parameters.\n\n{columns}\n"
+
+
+def _guide(denoiser: Denoiser, scale: float) -> Denoiser:
+    return denoiser if scale == 1.0 else KnownGuidance(denoiser, scale)

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from polydiff.core.denoisers import Model
-from polydiff.core.evaluation import Report
 from polydiff.core.sampling import Sampler
 from polydiff.core.training import Batches, History, adamw, train
 from polydiff.tabular.build import model_of, objective_of
 from polydiff.tabular.conditions import Conditions
 from polydiff.tabular.copying import Watch
 from polydiff.tabular.data import TableCodec
-from polydiff.tabular.drawing import Drawing
-from polydiff.tabular.frames import Unseen, matched
+from polydiff.tabular.frames import Unseen
+from polydiff.tabular.measuring import Measuring
 from polydiff.tabular.pooling import pooled
 from polydiff.tabular.recipes import TableConfig, default
-from polydiff.tabular.scoring import Reading, diffusion_time, row_bounds
-from polydiff.tabular.utility import Learner
 from polydiff.tabular.values import Kind, Name
 
 __all__ = ["TabularGenerator"]
 
-_REFERENCE = 5000  # generated rows that anomalies are told from
 
-
-class TabularGenerator(Drawing):
+class TabularGenerator(Measuring):
     """Learns the distribution of the rows of a table: numbers by Gaussian, categories by masked diffusion, one network.
 
     Args:
@@ -142,6 +136,7 @@ class TabularGenerator(Drawing):
         n: int,
         *,
         where: Mapping[Name, Any] | None = None,
+        guidance: float = 1.0,
         steps: int | None = None,
         seed: int = 0,
         sampler: Sampler | None = None,
@@ -156,6 +151,8 @@ class TabularGenerator(Drawing):
                 with ``None`` for an open end. Values are given to the model; of sets, and of ranges of levels in order, a
                 value is drawn from its law given the set, and held; ranges of numbers and datetimes reject rows, and the
                 share that was kept is in ``frame.attrs["accepted"]``.
+            guidance: Above 1 the held cells count for more (see ``KnownGuidance``), at two evaluations a step; 1 is the model's
+                own law given them.
             steps: Sampling steps (evaluations of the network).
             seed: Row i depends on seed and i alone, whatever the batch size (without ranges).
             sampler: Any Sampler in place of DPM-Solver++(2M) for numbers with ancestral sampling for categories.
@@ -163,15 +160,21 @@ class TabularGenerator(Drawing):
             progress: Show a bar; by default only on a terminal.
 
         Raises:
-            ValueError: For unknown columns and values, and where a range is met by less than one row in 300.
+            ValueError: For unknown columns and values, where a range is met by less than one row in 300, and for guidance
+                without a held cell.
         """
         codec, _ = self._fitted()
         asked = Conditions.of(codec.schema, where)
+        scale = self._guided(guidance)
+        if scale != 1.0 and not asked.held and not asked.sets:
+            raise ValueError(
+                f"guidance={guidance}: where={where!r} holds no cell that could guide the rest; hold a value or a set"
+            )
         run = self._sampler(steps) if sampler is None else sampler
 
         def draw(rows: int, seed: int) -> pd.DataFrame:
-            given, known = self._held(asked, rows, seed, batch_size)
-            return codec.decode(self._draw(rows, given, known, None, run, seed, batch_size, progress))
+            given, known = self._held(asked, rows, seed, batch_size, scale)
+            return codec.decode(self._draw(rows, given, known, None, run, seed, batch_size, progress, scale))
 
         return asked.reject(draw, n, seed, batch_size) if asked.ranges else draw(n, seed)
 
@@ -181,6 +184,7 @@ class TabularGenerator(Drawing):
         *,
         draws: int = 1,
         pool: bool = False,
+        guidance: float = 1.0,
         steps: int | None = None,
         seed: int = 0,
         batch_size: int = 8192,
@@ -192,6 +196,7 @@ class TabularGenerator(Drawing):
             df: Any pattern of holes; columns may be left out altogether.
             draws: Multiple imputation: so many completed tables, in a list, when above 1.
             pool: One table instead, with the median and the commonest level of the draws: the best single guess.
+            guidance: Above 1 the cells that are there count for more, at two evaluations a step; 1 is the model's own law.
             steps: Sampling steps.
             seed: Of the draws.
             batch_size: Rows at a time.
@@ -201,9 +206,10 @@ class TabularGenerator(Drawing):
         if draws < 1:
             raise ValueError(f"draws={draws}: need at least 1")
         given, known = codec.given_frame(df, unseen=unseen)
-        run, tables = self._sampler(steps), []
+        run, scale, tables = self._sampler(steps), self._guided(guidance), []
+        allowed = codec.allowed({}, missing=False)
         for k in range(draws):
-            x = self._draw(len(df), given, known, codec.allowed({}, missing=False), run, seed + k, batch_size, False)
+            x = self._draw(len(df), given, known, allowed, run, seed + k, batch_size, False, scale)
             tables.append(codec.fill(df, codec.decode(x), unseen=unseen))
         if pool:
             return codec.fill(df, pooled(codec.schema, tables), unseen=unseen)
@@ -225,94 +231,3 @@ class TabularGenerator(Drawing):
             if count < counts.max()
         ]
         return pd.concat([df, *new], ignore_index=True)
-
-    # -------------------------------------------------------------- scores
-
-    def score_samples(
-        self,
-        df: pd.DataFrame,
-        *,
-        draws: int = 1,
-        seed: int = 0,
-        batch_size: int = 1024,
-        unseen: Unseen = "error",
-    ) -> np.ndarray:
-        """A lower bound on the log-likelihood of each row in nats (minus the NELBO), ``(N,)``.
-
-        Of numbers it is the log-density of their normal scores, the same change of variables for every row of a model: rows
-        compare with rows, down to a twentieth of a standard deviation. Missing values count as values where the training
-        data had them; elsewhere they are left out, and the score of what is there is an estimate, no bound.
-
-        Args:
-            df: Rows, with all columns.
-            draws: Noisy paths of a row, each through all levels of noise.
-            seed: Of the noise.
-            batch_size: Rows at a time.
-            unseen: ``"missing"`` takes a category that the training data lacked for a missing value; ``"error"`` refuses it.
-        """
-        codec, model = self._fitted()
-        matched(codec.schema.columns, df, partial=False)
-        data, known = codec.given_frame(df, missing="level", unseen=unseen)
-        if not all(bool(v.all()) for v in known.values()):
-            allowed = codec.allowed({}, missing=False)
-            data = self._draw(len(df), data, known, allowed, self._sampler(None), seed, batch_size, False)
-        here = ({k: v.to(self.device) for k, v in part.items()} for part in (data, known))
-        return row_bounds(model, *here, draws=draws, seed=seed, batch_size=batch_size).numpy()
-
-    def anomaly_score(
-        self,
-        df: pd.DataFrame,
-        reference: pd.DataFrame | None = None,
-        *,
-        reading: Reading = "neighbours",
-        k: int = 5,
-        seed: int = 0,
-    ) -> np.ndarray:
-        """How strange each row is, ``(N,)``, larger for stranger: the diffusion time at which it would be ordinary.
-
-        Unseen categories, values beyond the range that was seen and missing values are allowed and count as strange.
-
-        Args:
-            df: Rows, with all columns.
-            reference: Ordinary rows, best those of training; 5,000 generated ones if left out, so that a saved generator
-                needs no data.
-            reading: ``"neighbours"`` (DTE-NP) or ``"time"``, a network trained in seconds on the reference (DTE-categorical).
-            k: Neighbours of the first.
-            seed: Of generated rows and network.
-
-        Source: On Diffusion Modeling for Anomaly Detection, 2023, arXiv 2305.18593.
-        """
-        self._check(df)
-        ordinary = self.sample(_REFERENCE, seed=seed, progress=False) if reference is None else reference
-        return diffusion_time(df, ordinary, reading=reading, k=k, seed=seed).numpy()
-
-    def evaluate(
-        self,
-        train: pd.DataFrame,
-        holdout: pd.DataFrame,
-        target: Name | None = None,
-        *,
-        n: int | None = None,
-        learners: Sequence[Learner] = ("boosting", "linear"),
-        limit: int = 2000,
-        steps: int | None = None,
-        seed: int = 0,
-    ) -> Report:
-        """As many new rows as ``train`` has, against ``holdout``: see ``polydiff.tabular.metrics.evaluate``.
-
-        Args:
-            train: The rows that it was fitted to.
-            holdout: Rows of the same law that it never saw.
-            target: Column that models trained on the new rows predict in ``holdout``.
-            n: New rows, if not as many as ``train`` has.
-            learners: Of these models, and of the detection.
-            limit: Rows a side of the figures that compare all pairs of rows.
-            steps: Sampling steps.
-            seed: Of samples, thinning and learners.
-        """
-        from polydiff.tabular.metrics import evaluate
-
-        for frame in (train, holdout):
-            self._check(frame)
-        made = self.sample(len(train) if n is None else n, steps=steps, seed=seed, progress=False)
-        return evaluate(made, train, holdout, target=target, learners=learners, limit=limit, seed=seed)

@@ -80,7 +80,8 @@ class Categorical(Distribution):
     def kl_per_element(self, other: Categorical) -> Tensor:
         """KL of each element, ``(B, ...)``."""
         p, q = self.log_probs, other.log_probs
-        return torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(-1)
+        gap = torch.where(p == -torch.inf, 0.0, p - q)  # ∞ − ∞ would come back as the gradient 0 · ∞
+        return torch.where(p == -torch.inf, 0.0, p.exp() * gap).sum(-1)
 
     def lerp(self, other: Distribution, w: float | Tensor) -> Distribution:
         """Log-probabilities blended; a state that self excludes stays excluded.
@@ -161,11 +162,12 @@ class Gated(Distribution):
         """Log-probability in nats, ``(B,)``."""
         assert isinstance(x, Tensor)
         p = self._gate()
-        moved = p.log() + self.inner.log_prob_per_element(x).double()
+        moved = _log(p) + self.inner.log_prob_per_element(x).double()
+        stayed = torch.where(p == 1, -torch.inf, torch.where(p == 1, 0.0, -p).log1p())
         return masked_sum(
             torch.where(
                 self.open,
-                torch.where(x == self.stay, (-p).log1p(), moved),
+                torch.where(x == self.stay, stayed, moved),
                 torch.where(x == self.stay, 0.0, -torch.inf),
             ),
             mask,  # type: ignore[arg-type]
@@ -176,13 +178,15 @@ class Gated(Distribution):
         if not isinstance(other, Gated) or not isinstance(other.inner, Categorical):
             return super().kl(other, mask)
         p, q = self._gate().expand(self.stay.shape), other._gate().expand(self.stay.shape)
-        gates = torch.stack([p, 1 - p], -1).log(), torch.stack([q, 1 - q], -1).log()
+        gates = _log(torch.stack([p, 1 - p], -1)), _log(torch.stack([q, 1 - q], -1))
         if isinstance(self.inner, Categorical):
             inner = self.inner.kl_per_element(other.inner)
         else:
             assert isinstance(self.inner.value, Tensor)
             inner = -other.inner.log_prob_per_element(self.inner.value)
-        total = Categorical(gates[0]).kl_per_element(Categorical(gates[1])) + torch.where(p > 0, p * inner, 0.0)
+        moves = self.open & (p > 0)
+        inner = torch.where(moves, inner, 0.0)  # infinite where a law is told apart that never comes to bear
+        total = Categorical(gates[0]).kl_per_element(Categorical(gates[1])) + torch.where(moves, p * inner, 0.0)
         return masked_sum(torch.where(self.open, total, 0.0), mask)  # type: ignore[arg-type]
 
     def lerp(self, other: Distribution, w: float | Tensor) -> Distribution:
@@ -194,6 +198,11 @@ class Gated(Distribution):
         inner = self.inner.lerp(other.inner, w)
         assert isinstance(inner, Categorical)
         return Gated(self.stay, self.open, self.p, inner)
+
+
+def _log(p: Tensor) -> Tensor:
+    """The logarithm, with the gradient 0 at 0: of an impossible event, which is no part of any sum, not 0 · ∞."""
+    return torch.where(p == 0, -torch.inf, torch.where(p == 0, 1.0, p).log())
 
 
 def _invert(logits: Tensor, u: Tensor) -> Tensor:

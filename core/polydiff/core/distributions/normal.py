@@ -15,6 +15,11 @@ from polydiff.core.distributions.base import Distribution
 from polydiff.core.distributions.noise import WHITE, Noise
 
 
+def _shared(std: float | Tensor) -> bool:
+    """Whether all elements of a sample along axis 1 have one standard deviation."""
+    return isinstance(std, float) or std.ndim < 2 or std.shape[1] == 1
+
+
 def _as_tensor(std: float | Tensor, like: Tensor) -> Tensor:
     if isinstance(std, Tensor):
         return left(std, like).expand_as(like)
@@ -29,7 +34,7 @@ class Normal(Distribution):
         mean: ``(B, ...)``.
         std: A float, or a tensor ``(B, ...)`` that broadcasts from the left. ``None`` says that only the mean is known
             (what a regression network learns): transitions then treat the spread as zero, and sampling raises.
-        noise: The law of z.
+        law: The law of z; with ``Σ`` its covariance the covariance of x is ``diag(std) Σ diag(std)``.
 
     >>> Normal(torch.zeros(2, 3), 1.0).log_prob(torch.zeros(2, 3))  # 3 · −½ log 2π
     tensor([-2.7568, -2.7568])
@@ -46,7 +51,7 @@ class Normal(Distribution):
         return self.std
 
     def noise(self, rng: Rng) -> Tensor:
-        """Unit noise."""
+        """Unit noise z, of the law (``law.whiten`` tells the white noise behind it)."""
         return self.law.sample(rng, self.mean)
 
     def draw(self, noise: Tensor) -> Tensor:
@@ -77,15 +82,21 @@ class Normal(Distribution):
         return self.law.log_prob((x - self.mean) / std, std.log(), mask)  # type: ignore[arg-type]
 
     def kl(self, other: Distribution, mask: Data | None = None) -> Tensor:
-        """``log(σ₂/σ₁) + (σ₁² + (μ₁ − μ₂)²) / 2σ₂² − ½`` summed; zero where both laws are the same point."""
+        """``log(σ₂/σ₁) + (σ₁² + (μ₁ − μ₂)²) / 2σ₂² − ½`` summed; zero where both laws are the same point.
+
+        With a noise law of covariance Σ the squares are ``|L⁻¹ (μ₁ − μ₂)|²`` and the like: see ``Noise.kl``.
+
+        Raises:
+            TypeError: For laws of unlike noise.
+        """
         if not isinstance(other, Normal):
             return super().kl(other, mask)
         s1, s2 = (_as_tensor(d._spread(), self.mean) for d in (self, other))
+        if not self.law.same(other.law):
+            raise TypeError(f"KL of Normals of unlike noise laws, {self.law} and {other.law}, is not known")
         ratio = torch.where(s1 == s2, 1.0, s1 / s2)  # 0/0 between equal points
         gap = self.mean - other.mean
-        shift = torch.where(gap == 0, 0.0, (gap / s2) ** 2)
-        spread = 0.5 * (ratio**2 - 1) - ratio.log()
-        return self.law.sum(spread, mask) + 0.5 * masked_sum(shift, mask)  # type: ignore[arg-type]
+        return self.law.kl(ratio, torch.where(gap == 0, 0.0, gap / s2), mask)  # type: ignore[arg-type]
 
     def lerp(self, other: Distribution, w: float | Tensor) -> Distribution:
         """Natural parameters of a Normal: precisions and precision-weighted means; plain means where stds are equal."""
@@ -98,6 +109,7 @@ class Normal(Distribution):
         weight = w if isinstance(w, float) else left(w, self.mean).to(self.mean.dtype)
         if self.std is None or other.std is None or self.std is other.std:
             return Normal(torch.lerp(other.mean, self.mean, weight), self.std, self.law)
+        self._alike(other.law, self.std, other.std, w)
         p1, p2 = (_as_tensor(s, self.mean) ** -2 for s in (self.std, other.std))
         precision = torch.where(p1 == p2, p1, p2 + weight * (p1 - p2))
         pull = torch.where(p1 == p2, 1.0, p1 / precision) * weight
@@ -105,7 +117,7 @@ class Normal(Distribution):
         return Normal(mean, precision.rsqrt(), self.law)
 
     def affine(self, scale: float | Tensor, shift: float | Tensor, std: float | Tensor) -> Normal:
-        """See ``Distribution``; variances add."""
+        """See ``Distribution``; the fresh noise is of the same law, and variances add."""
         mean = self.mean
         if not isinstance(scale, float):
             scale = left(scale, mean)
@@ -118,13 +130,22 @@ class Normal(Distribution):
             return Normal(mean, std, self.law)
         if isinstance(own, float) and isinstance(scale, float) and isinstance(std, float):
             return Normal(mean, math.hypot(std, scale * own), self.law)
+        if not (isinstance(std, float) and std == 0.0):
+            self._alike(self.law, own, scale, std)
         spread = _as_tensor(own, mean) * scale
         return Normal(mean, (spread**2 + _as_tensor(std, mean) ** 2).sqrt(), self.law)
+
+    def _alike(self, law: Noise, *shared: float | Tensor) -> None:
+        """Variances of correlated elements combine where the law is one and every factor is shared along axis 1."""
+        if self.law is WHITE and law is WHITE:
+            return
+        if not (self.law.same(law) and all(_shared(c) for c in shared)):
+            raise TypeError(f"{self.law} and {law} combine only as one law with one standard deviation a sample")
 
     def expect(self, f: Callable[[Tensor], Tensor]) -> Tensor:
         """Gauss–Hermite quadrature with 64 nodes: exact for polynomials up to degree 127."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
-        std = _as_tensor(self._spread(), self.mean)
+        std = _as_tensor(self._spread(), self.mean) * self.law.deviation(self.mean)
         total = math.sqrt(2 * math.pi)
         return torch.stack([w / total * f(self.mean + std * z) for z, w in zip(nodes.tolist(), weights.tolist())]).sum(
             0
@@ -172,7 +193,7 @@ class Dirac(Distribution):
     def kl(self, other: Distribution, mask: Data | None = None) -> Tensor:
         """``−log other(value)`` for an atomic law; zero against the same point."""
         if isinstance(other, Normal):
-            return Normal(self._real(), 0.0).kl(other, mask)
+            return Normal(self._real(), 0.0, other.law).kl(other, mask)
         return -other.log_prob(self.value, mask)
 
     def lerp(self, other: Distribution, w: float | Tensor) -> Distribution:

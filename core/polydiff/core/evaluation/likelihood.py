@@ -12,6 +12,7 @@ from torch import Tensor
 from polydiff.core.data import Context, Data, Rng, batch_size
 from polydiff.core.denoisers import Denoiser
 from polydiff.core.distributions import Dirac, Distribution, Joint, Normal, Predicted
+from polydiff.core.distributions.noise import WHITE
 from polydiff.core.processes import ContinuousProcess, LinearGaussian, Process, Product
 
 __all__ = ["nelbo", "ode_log_prob"]
@@ -73,7 +74,7 @@ def _reconstruction(process: Process, denoiser: Denoiser, x: Data, t: float, x0:
 def _field(process: LinearGaussian, law: Distribution, t: float, x0: Data, ctx: Context) -> Tensor:
     if isinstance(law, Predicted) or getattr(law, "std", 0.0) is None:
         a, _, g = process.coef(t, ctx)
-        law = Normal(law.mean, g / a)
+        law = Normal(law.mean, g / a, process.law(x0, ctx) if isinstance(x0, Tensor) else WHITE)
     return law.log_prob(x0, ctx.scored())
 
 

@@ -7,6 +7,7 @@ from polydiff.core.processes.discrete import Discrete
 from polydiff.core.processes.embedded import Embedded
 from polydiff.core.processes.indicators import Indicators
 from polydiff.core.processes.linear import Flow, Gaussian, LinearGaussian
+from polydiff.core.processes.noises import CentredNoise, GPNoise, OUNoise
 from polydiff.core.processes.product import Product
 from polydiff.core.processes.rates import RateDiscrete, unit_gap
 from polydiff.core.processes.soft_mask import SoftMask
@@ -17,13 +18,16 @@ __all__ = [
     "Blackout",
     "Bridge",
     "Brownian",
+    "CentredNoise",
     "ContinuousProcess",
     "Discrete",
     "Embedded",
     "Flow",
+    "GPNoise",
     "Gaussian",
     "Indicators",
     "LinearGaussian",
+    "OUNoise",
     "Process",
     "Product",
     "RateDiscrete",

@@ -3,6 +3,7 @@
 from polydiff.core.sampling.ancestral import Ancestral
 from polydiff.core.sampling.blocks import Blocks
 from polydiff.core.sampling.churn import Churn
+from polydiff.core.sampling.cold import Cold
 from polydiff.core.sampling.confidence import Confident
 from polydiff.core.sampling.controls import Replace
 from polydiff.core.sampling.corrected import Corrected
@@ -20,6 +21,7 @@ from polydiff.core.sampling.per_field import PerField
 from polydiff.core.sampling.planned import Planned, planner_of
 from polydiff.core.sampling.remask import Remask
 from polydiff.core.sampling.replay import path_log_prob
+from polydiff.core.sampling.rolling import Rolling
 from polydiff.core.sampling.sampler import Chain, Sampler
 from polydiff.core.sampling.step import Control, OneCall, Step, Transition
 from polydiff.core.sampling.trapezoid import Trapezoidal
@@ -29,6 +31,7 @@ __all__ = [
     "Blocks",
     "Chain",
     "Churn",
+    "Cold",
     "Confident",
     "Control",
     "Corrected",
@@ -52,6 +55,7 @@ __all__ = [
     "Remask",
     "Replace",
     "Reweighted",
+    "Rolling",
     "Sampler",
     "Step",
     "TauLeaping",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from polydiff.core.data import Context, Data, Rng, Time
@@ -46,12 +47,9 @@ class Churn:
         process = denoiser.process
         if not isinstance(process, LinearGaussian) or not isinstance(process.path, Schedule):
             raise TypeError("churn needs a Gaussian process with a schedule")
-        if not isinstance(t, float) or not isinstance(x_t, Tensor):
-            raise TypeError("churn needs one time for the whole batch")
-        schedule = process.path
-        sigma = math.exp(-float(schedule.logsnr(t)) / 2)
-        up = float(schedule.inverse(-2 * math.log(sigma * (1 + self.gamma))))
-        if not self.sigma_min <= sigma <= self.sigma_max or up <= t:
+        assert isinstance(x_t, Tensor)
+        up = self._up(process.path, t, s)
+        if isinstance(up, float) and up == t:
             return self.step(denoiser, x_t, t, s, ctx, state, rng)
         kernel = process.marginal(x_t, up, ctx, since=t)
         noisy = kernel.sample(rng)
@@ -59,3 +57,14 @@ class Churn:
             noisy = kernel.mean + self.noise * (noisy - kernel.mean)
         done = self.step(denoiser, noisy, up, s, ctx, state, rng)
         return Transition(t, done.s, x_t, done.x_s, done.posterior, None, self, state, done.next_state, done.ctx)
+
+    def _up(self, schedule: Schedule, t: Time, s: Time) -> Time:
+        """The time at σ (1 + gamma); t itself for what is out of range, or stands still."""
+        if isinstance(t, float):
+            sigma = math.exp(-float(schedule.logsnr(t)) / 2)
+            up = float(schedule.inverse(-2 * math.log(sigma * (1 + self.gamma))))
+            return up if self.sigma_min <= sigma <= self.sigma_max and up > t else t
+        sigmas = (-0.5 * torch.as_tensor(schedule.logsnr(t))).exp()
+        ups = torch.as_tensor(schedule.inverse(-2 * (sigmas * (1 + self.gamma)).log()))
+        inside = (self.sigma_min <= sigmas) & (sigmas <= self.sigma_max)
+        return torch.where(inside & (ups > t) & (t != s), ups, t)

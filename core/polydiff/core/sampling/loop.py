@@ -143,7 +143,7 @@ def _told(denoiser: Denoiser, step: Step, ctx: Context, controls: Sequence[Contr
         return False
     if denoiser.sees_known:
         return True
-    parts: list[Any] = [step, *controls]
+    parts: list[Any] = [denoiser, step, *controls]
     if any(getattr(part, "handles_known", False) for part in parts):
         return False
     raise ValueError(

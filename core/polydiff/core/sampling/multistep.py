@@ -54,9 +54,18 @@ class DPMSolverPP(OneCall):
         if self.order == 1 or state is None or (isinstance(s, float) and s == 0.0):
             x = posterior.combine(gain, x_t, ratio, 0.0, 0.0).mean
         else:
-            slope = gain * gap / (2 * state["h"])
+            slope = _slope(gain * gap, state["h"], s, x_t)
             x = posterior.combine(gain + slope, x_t, ratio, 0.0, 0.0).mean
             x = torch.sub(x, state["mean"], alpha=slope) if isinstance(slope, float) else x - slope * state["mean"]
         if isinstance(shift_s, torch.Tensor):
             x = x + left(shift_s, x_t) - ratio * left(shift, x_t)
         return Normal(x, 0.0), {"mean": posterior.mean, "h": gap}
+
+
+def _slope(change: Time, before: Time, s: Time, x: torch.Tensor) -> Time:
+    """``a_s (1 − e^{−h}) h / 2 h′``; 0 (order 1) for an element that stood still in the step before, or ends now."""
+    if isinstance(change, float) and isinstance(before, float):
+        return change / (2 * before)
+    past, change = torch.as_tensor(before), torch.as_tensor(change)
+    moved = (past != 0) & ~left(torch.as_tensor(s == 0.0, device=past.device), x)
+    return torch.where(moved, change / (2 * torch.where(past != 0, past, 1.0)), 0.0)

@@ -9,6 +9,7 @@ from polydiff.core.schedules.clock import Clock, Clocked
 from polydiff.core.schedules.grids import karras_times, logsnr_times, quadratic_times, uniform_times
 from polydiff.core.schedules.named import EDM, VE, VP, Cosine, LogLinear, RectifiedFlow, SubVP, VPLinear
 from polydiff.core.schedules.path import LOGSNR_LIMIT, Coefficients, Path, Schedule
+from polydiff.core.schedules.per_element import known_times, rolling_times
 from polydiff.core.schedules.staggered import staggered_times
 
 __all__ = [
@@ -27,8 +28,10 @@ __all__ = [
     "SubVP",
     "VPLinear",
     "karras_times",
+    "known_times",
     "logsnr_times",
     "quadratic_times",
+    "rolling_times",
     "staggered_times",
     "uniform_times",
 ]

@@ -6,6 +6,7 @@ from polydiff.core.training.clocks import ClockBound, LearnedClocks
 from polydiff.core.training.contrastive import NoiseContrastive, learned_ratio
 from polydiff.core.training.couplings import Coupling, Independent, MinibatchOT
 from polydiff.core.training.ema import EMA
+from polydiff.core.training.fourier import FourierLoss
 from polydiff.core.training.loss import Loss, Objective
 from polydiff.core.training.muon import Muon
 from polydiff.core.training.objective import Denoising
@@ -15,7 +16,7 @@ from polydiff.core.training.schedule import Constant, WarmupCosine, WarmupLinear
 from polydiff.core.training.simple_denoising import LeaveOneOut, SimpleDenoising
 from polydiff.core.training.standard import adamw, train
 from polydiff.core.training.state_masking import LearnedMasking
-from polydiff.core.training.times import LogitNormal, LogNormalSigma, TimeLaw, Uniform
+from polydiff.core.training.times import LogitNormal, LogNormalSigma, RollingTimes, TimeLaw, Uniform, VectorTimes
 from polydiff.core.training.trainer import History, NonFinite, Phase, Trainer
 from polydiff.core.training.weights import P2, SNR, EDMWeight, Flat, MinSNR, Sigmoid, VelocityWeight, VWeight, Weight
 
@@ -32,6 +33,7 @@ __all__ = [
     "Denoising",
     "EDMWeight",
     "Flat",
+    "FourierLoss",
     "History",
     "Independent",
     "LearnedClocks",
@@ -49,12 +51,14 @@ __all__ = [
     "PerBlock",
     "Phase",
     "PlannerLoss",
+    "RollingTimes",
     "Sigmoid",
     "SimpleDenoising",
     "TimeLaw",
     "Trainer",
     "Uniform",
     "VWeight",
+    "VectorTimes",
     "VelocityWeight",
     "WarmupCosine",
     "WarmupLinear",
