@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-slow evidence-images evidence-text evidence-tabular docs format clean
+.PHONY: help install demo check test test-slow evidence-images evidence-text evidence-tabular evidence-timeseries docs format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,19 @@ evidence-tabular: install ## fit the table recipes, measure them beside baseline
 	$(BIN)/python tests/evidence/tabular_imputation.py
 	$(BIN)/python tests/evidence/tabular_small.py
 	$(BIN)/python tests/evidence/tabular_speed.py
+
+evidence-timeseries: install ## forecasts, holes, synthesis and systems of time series beside baselines (three hours on one core)
+	$(BIN)/python tests/evidence/timeseries_baselines.py
+	$(BIN)/python tests/evidence/timeseries_forecast.py
+	$(BIN)/python tests/evidence/timeseries_refine.py
+	$(BIN)/python tests/evidence/timeseries_imputation.py
+	$(BIN)/python tests/evidence/timeseries_irregular.py
+	$(BIN)/python tests/evidence/timeseries_synthesis.py
+	$(BIN)/python tests/evidence/timeseries_rolling.py
+	$(BIN)/python tests/evidence/timeseries_element_times.py
+	$(BIN)/python tests/evidence/timeseries_dynamics.py
+	$(BIN)/python tests/evidence/timeseries_falda.py
+	$(BIN)/python tests/evidence/timeseries_erp.py
 
 docs: install ## generate the ledger and the benchmark page
 	$(BIN)/python docs/ledger.py

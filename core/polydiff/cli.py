@@ -21,9 +21,10 @@ class Fit:
     """Train a generator and save it.
 
     Attributes:
-        modality: Which package: images, text, tabular, …
+        modality: Which package: images, text, tabular, timeseries, …
         data: A data set by name (images: digits, mnist, cifar10_jpeg; text: python_topics, tinyshakespeare, first_names;
-            tabular: travel, adult, california, …), or a file or folder of your own (tabular: .csv, .parquet).
+            tabular: travel, adult, california, …; timeseries: co2, sunspots, elnino, macrodata, etth1, …), or a file or
+            folder of your own (tabular, timeseries: .csv, .parquet).
         out: Folder of the saved generator.
         recipe: Configuration by name; chosen by the data if left out.
         steps: Training steps; those of the recipe if left out.
@@ -46,11 +47,11 @@ class Sample:
 
     Attributes:
         model: Folder of a saved generator.
-        n: How many samples.
-        out: Where to write them; the ending says how (images: .png for a grid, .npy for an array; text: .txt; tabular: .csv,
-            .parquet).
+        n: How many samples; of series, draws of each forecast.
+        out: Where to write them; the ending says how (images: .png for a grid, .npy for an array; text: .txt; tabular and
+            timeseries: .csv, .parquet).
         label: Class of all samples, where the generator has classes; column=value for a column of a table.
-        prompt: Beginning of all samples (text).
+        prompt: Beginning of all samples (text); the series to continue, by name or file (timeseries).
         steps: Sampling steps.
         guidance: Guidance scale; 1 is none.
         seed: Sample i depends on seed and i alone.
@@ -73,7 +74,7 @@ class Evaluate:
     Attributes:
         model: Folder of a saved generator.
         data: Real data as for fit; the part held out from training if left out.
-        n: Samples a side; half of the real ones if left out.
+        n: Samples a side, half of the real ones if left out; of series, draws of each forecast, 100 if left out.
         steps: Sampling steps.
         guidance: Guidance scale.
         seed: Of samples and halves.
@@ -147,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = tyro.extras.subcommand_cli_from_dict(
         {"fit": Fit, "sample": Sample, "evaluate": Evaluate, "demo": Demo},
         prog="polydiff",
-        description="Diffusion models of images, text and tables, and soon of five other modalities, on one core.",
+        description="Diffusion models of images, text, tables and time series, and soon of four other modalities, on one core.",
         args=arguments,
     )
     try:

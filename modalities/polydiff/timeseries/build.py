@@ -13,16 +13,18 @@ from polydiff.core.processes import Flow, Gaussian, LinearGaussian
 from polydiff.core.schedules import Cosine
 from polydiff.core.training import Denoising, Objective
 from polydiff.core.training.weights import VelocityWeight, VWeight
+from polydiff.timeseries.choosing import LocalScaling, best_linear
 from polydiff.timeseries.data import SeriesCodec, Store
 from polydiff.timeseries.decomposed import DecomposedTransformer
 from polydiff.timeseries.masks import Tasks
 from polydiff.timeseries.networks import ConvNet, WindowMLP
 from polydiff.timeseries.recipes import SeriesConfig
 from polydiff.timeseries.state_space import StateSpaceNet
-from polydiff.timeseries.windows import Scaling, Windows, linear_base, wanders
+from polydiff.timeseries.windows import Scaling, Windows, linear_base
 
 __all__ = ["model_of", "network_of", "objective_of", "settled", "tasks_of"]
 
+_RIDGE = 1e-3  # of the linear model of windows in the units of the series, in mean variances
 _ENTRIES = 256  # of a window, up to which its linear model costs less than the network
 
 
@@ -30,14 +32,16 @@ def settled(config: SeriesConfig, codec: SeriesCodec, store: Store) -> tuple[Ser
     """The configuration with nothing left to the data, and the windows it speaks of; the codec keeps its linear model."""
     length, irregular = config.context + config.horizon, not codec.grid.regular
     windows = Windows(store, length, Scaling(True, config.context), irregular)
-    scaling = config.scaling
-    if scaling == "auto":
-        scaling = "last" if wanders(windows) else "context"
+    scaling, ridge = config.scaling, _RIDGE
+    if scaling != "global":
+        holes = config.points + config.blocks > 0  # last values of all kinds of holes are too far apart
+        free: tuple[LocalScaling, ...] = ("context",) if holes else ("context", "last")
+        scaling, ridge = best_linear(windows, free if scaling == "auto" else (scaling,))
     windows = Windows(store, length, Scaling(scaling != "global", config.context, scaling == "last"), irregular)
     few = length * codec.width <= _ENTRIES and config.told and not irregular
     base = config.base if config.base != "auto" else "linear" if few else "none"
     if base == "linear":
-        codec.base = linear_base(windows)
+        codec.base = linear_base(windows, told=tasks_of(config), ridge=ridge)
     return dataclasses.replace(config, scaling=scaling, base=base), windows
 
 
@@ -69,7 +73,6 @@ def network_of(config: SeriesConfig, codec: SeriesCodec) -> nn.Module:
                 dropout=dropout,
                 features=features,
                 static=static,
-                irregular=irregular,
             )
 
 

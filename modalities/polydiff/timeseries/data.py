@@ -53,6 +53,7 @@ class SeriesCodec:
         scales: ``(M, D, 2)``: location and scale of training windows that were scaled by their own context; empty otherwise.
         examples: Conditions of the same windows, by name ``(M, ...)``.
         base: Mean and covariance of the linear model of windows, if there is one.
+        columns: Which columns of frames are what, as ``collect`` takes them.
     """
 
     classes: tuple[Any, ...] = ()
@@ -69,12 +70,14 @@ class SeriesCodec:
         scales: Tensor | None = None,
         examples: Mapping[str, Tensor] | None = None,
         base: tuple[Tensor, Tensor] | None = None,
+        columns: Mapping[str, Any] | None = None,
     ) -> None:
         self.channels, self.features, self.statics = tuple(channels), tuple(features), tuple(statics)
         self.grid, self.form, self.dates, self.moments = grid, form, dates, dict(moments)
         self.scales = torch.zeros(0, len(self.channels), 2) if scales is None else scales
         self.examples = dict(examples or {})
         self.base = None if base is None else Innovations(*base)
+        self.columns = dict(columns or {})
 
     # -------------------------------------------------------------- fitting
 
@@ -212,6 +215,7 @@ class SeriesCodec:
             "grid": dataclasses.asdict(self.grid),
             "form": self.form,
             "dates": self.dates,
+            "columns": {k: list(v) if isinstance(v, tuple) else v for k, v in self.columns.items()},
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -237,6 +241,7 @@ class SeriesCodec:
             tensors["scales"],
             examples,
             base,
+            config.get("columns"),
         )
 
     def remember(self, scales: Tensor, examples: Mapping[str, Tensor]) -> None:

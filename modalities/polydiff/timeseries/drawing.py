@@ -82,8 +82,15 @@ class Drawing(Generator):
         progress: bool | None = False,
     ) -> Tensor:
         """Windows with every open entry drawn, ``(N, repeats, L, D)`` float64, in the units of the codec."""
+        _, model = self._fitted()
         z, loc, scale = self._units(asked)
         tell = bool(asked.known.any())
+        base = self.codec.base if self.codec is not None else None
+        told, open_ = asked.known, asked.open
+        if base is not None and tell and not model.sees_known:
+            # Surprises are causal: those of a beginning are known where its values are, and guidance speaks of them.
+            told, open_ = torch.zeros_like(told), told | open_
+            z = torch.where(asked.known, base.encode(z, told, _beginning(asked)), 0.0)
 
         def context(rows: slice) -> Context:
             at = torch.arange(rows.start, rows.stop) // repeats
@@ -103,8 +110,8 @@ class Drawing(Generator):
             len(asked) * repeats, like, context, run, seed=seed, batch_size=batch_size, wrap=wrap, progress=progress
         )
         made = torch.cat(list(batches)).double()  # type: ignore[arg-type]
-        if self.codec is not None and self.codec.base is not None:
-            made = self.codec.base.decode(made, asked.known, asked.open, repeats)
+        if base is not None:
+            made = base.decode(made, told, open_, repeats)
         made = made.unflatten(0, (len(asked), repeats))
         made = made * scale[:, None] + loc[:, None]
         return torch.where(asked.known[:, None], asked.x[:, None], made)
@@ -134,3 +141,20 @@ class Drawing(Generator):
         x = torch.zeros(n, self.length, codec.width, dtype=torch.float64)
         nothing = torch.zeros_like(x, dtype=torch.bool)
         return Asked(x, nothing, ~nothing, cond or {}, *self._levels(n, seed))
+
+
+def _beginning(asked: Asked) -> Tensor:
+    """The known entries, which must come before all open ones.
+
+    Raises:
+        ValueError: Where an entry is open before a known one.
+    """
+    step = torch.arange(asked.x.shape[1])[:, None].expand_as(asked.x)
+    last = torch.where(asked.known, step, -1).flatten(1).amax(1)
+    first = torch.where(asked.open, step, asked.x.shape[1]).flatten(1).amin(1)
+    if bool((last >= first).any()):
+        raise ValueError(
+            "an unconditional model of surprises (base='linear') goes on from a beginning without holes; fit with base='none', "
+            "or a share of windows that are told something, to fill holes"
+        )
+    return asked.known

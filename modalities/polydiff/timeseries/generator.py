@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from polydiff.core.data import Rng
 from polydiff.core.denoisers import Model
+from polydiff.core.evaluation import Report
 from polydiff.core.sampling import Sampler
 from polydiff.core.training import adamw, train
 from polydiff.timeseries.build import model_of, objective_of, settled, tasks_of
 from polydiff.timeseries.data import SeriesCodec
 from polydiff.timeseries.drawing import Asked
 from polydiff.timeseries.forecast import Forecast
+from polydiff.timeseries.forms import collect
 from polydiff.timeseries.lengths import fitting
-from polydiff.timeseries.reading import continued, extended, holes
+from polydiff.timeseries.reading import continued, extended
 from polydiff.timeseries.recipes import SeriesConfig, mixed
 from polydiff.timeseries.scoring import Scoring
-from polydiff.timeseries.series import Collection, Form, collect, rebuild
-from polydiff.timeseries.windows import examples_of, training_windows
+from polydiff.timeseries.series import Collection
+from polydiff.timeseries.windows import examples_of, places, training_windows
+
+if TYPE_CHECKING:
+    from polydiff.timeseries.refining import Refinement
 
 __all__ = ["TimeSeriesGenerator"]
 
@@ -54,7 +57,6 @@ class TimeSeriesGenerator(Scoring):
     ) -> None:
         super().__init__(config, seed=seed, device=device)
         self._asked = config
-        self._columns: dict[str, Any] = {}
 
     @classmethod
     def _codec_from(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SeriesCodec:
@@ -103,13 +105,13 @@ class TimeSeriesGenerator(Scoring):
         Raises:
             ValueError: For bad data, before anything is trained or written.
         """
-        columns = {
+        columns: dict[str, Any] = {
             "id_col": id_col, "time_col": time_col, "target": target, "known": known, "static": static, "joint": joint
         }  # fmt: skip
         found = collect(data, freq=freq, **columns)
         config = fitting(self._asked or mixed(), found)
         codec = SeriesCodec.fit(found, dates=config.dates, standardise=config.scaling == "global")
-        self._columns = columns
+        codec.columns = columns
         self.config, windows = settled(config, codec, codec.store(found))
         config, self.codec = self.config, codec
         model = self._model_from(codec)
@@ -121,7 +123,7 @@ class TimeSeriesGenerator(Scoring):
             seed=self.seed,
             base=codec.base,
         )
-        codec.remember(*examples_of(windows, batches.data))
+        codec.remember(*examples_of(windows, places(windows, self.length)))
         self.history = train(
             objective_of(config, model),
             adamw(model, config.lr, config.weight_decay),
@@ -195,7 +197,7 @@ class TimeSeriesGenerator(Scoring):
         codec, _ = self._fitted()
         context, stride = self.config.context, self.config.horizon
         blocks = -(-horizon // stride)
-        store = codec.store(extended(found, blocks * stride + self.length, future))
+        store = codec.store(extended(found, blocks * stride + self.length, future, horizon))
         windows, last = self._windows(store), torch.tensor([len(s) for s in found.series])
         made: Tensor | None = None
         for block in range(blocks):
@@ -205,90 +207,6 @@ class TimeSeriesGenerator(Scoring):
             made = new if made is None else torch.cat([made, new], 1)
         assert made is not None
         return codec.decode(made[:, :horizon].unflatten(0, (len(found.series), repeats)))
-
-    # -------------------------------------------------------------- holes
-
-    def impute(
-        self,
-        data: Any,
-        *,
-        draws: int = 1,
-        pool: bool = False,
-        steps: int | None = None,
-        seed: int = 0,
-        batch_size: int = 4096,
-        progress: bool | None = None,
-    ) -> Any:
-        """The series with every missing value drawn from its law given what is there.
-
-        Args:
-            data: As for ``fit``; missing stamps of a grid count as missing values.
-            draws: Multiple imputation: so many completed copies, in a list, when above 1.
-            pool: One copy instead with the median of the draws: the best single guess.
-            steps: Sampling steps.
-            seed: Of the draws.
-            batch_size: Windows at a time.
-            progress: Show a bar; by default only on a terminal.
-        """
-        if draws < 1:
-            raise ValueError(f"draws={draws}: need at least 1")
-        found = self._collected(data)
-        filled = self._fill(found, draws, steps=steps, seed=seed, batch_size=batch_size, progress=progress)
-        if pool:
-            filled = np.median(filled, 0, keepdims=True)
-        ends = np.cumsum([len(s) for s in found.series])[:-1]
-        out = [self._natural(found, np.split(copy, ends)) for copy in filled]
-        return out[0] if draws == 1 or pool else out
-
-    def _fill(self, found: Collection, draws: int, missing: Tensor | None = None, **run: Any) -> np.ndarray:
-        """Values ``(S, T, D)`` of all series one after the other, in their units, with missing entries drawn."""
-        codec, _ = self._fitted()
-        store = codec.store(found)
-        gone = store.values.isnan() if missing is None else missing
-        out = store.values.expand(draws, -1, -1).clone()
-        asked = holes(self._windows(store), gone)
-        if asked is not None:
-            windows, row, take = asked
-            made = self._draw(windows, draws, **run).transpose(0, 1)
-            at = row[..., None].expand_as(take)[take], torch.arange(codec.width).expand_as(take)[take]
-            out[:, at[0], at[1]] = made[:, take]
-        return codec.decode(out)
-
-    def interpolate(self, data: Any, stamps: Any, *, draws: int = 1, steps: int | None = None, seed: int = 0) -> Any:
-        """Values at new stamps, drawn given the rest: series like ``data`` at these stamps alone.
-
-        Args:
-            data: Series as for ``fit``.
-            stamps: Any between or around those of the data; of a model of regular steps, stamps of its grid.
-            draws: As for ``impute``.
-            steps: Sampling steps.
-            seed: Of the draws.
-        """
-        codec, _ = self._fitted()
-        found = self._collected(data)
-        new = pd.Index(stamps)
-        parts = []
-        for s in found.series:
-            union = s.stamps.union(new)
-            if codec.grid.regular and len(codec.grid.between(union[0], union[-1])) < len(union):
-                raise ValueError(
-                    f"stamps between those of the grid ({codec.grid.freq or codec.grid.step}): this model knows no values "
-                    "there; fit one with network='transformer' on irregular stamps"
-                )
-            at = union.get_indexer(s.stamps)
-            values = np.full((len(union), s.values.shape[1]), np.nan)
-            features = np.full((len(union), s.features.shape[1]), np.nan)
-            values[at], features[at] = s.values, s.features
-            parts.append(dataclasses.replace(s, stamps=union, values=values, features=features))
-        wider = dataclasses.replace(found, series=tuple(parts))
-        filled = self._fill(wider, draws, steps=steps, seed=seed)
-        ends = np.cumsum([len(s) for s in parts])[:-1]
-        chosen = [s.stamps.get_indexer(new) for s in parts]
-        out = []
-        for copy in filled:
-            values = [v[c] for v, c in zip(np.split(copy, ends), chosen)]
-            out.append(rebuild(found.form, codec.channels, [s.name for s in parts], [new] * len(parts), values))
-        return out[0] if draws == 1 else out
 
     # -------------------------------------------------------------- from nothing
 
@@ -338,6 +256,47 @@ class TimeSeriesGenerator(Scoring):
             block += 1
         return codec.decode(made[:, : int(want)])
 
+    # -------------------------------------------------------------- beside others
+
+    def refine(
+        self,
+        forecast: Any,
+        context: Any,
+        *,
+        by: Refinement | None = None,
+        num_samples: int | None = None,
+        future: Any = None,
+        seed: int = 0,
+    ) -> Forecast:
+        """Another model's forecast moved towards what this one finds likely: see ``polydiff.timeseries.refining``.
+
+        Args:
+            forecast: Points or samples: an object with ``.samples``, a frame like the data, or an array.
+            context: What it was made from.
+            by: ``Renoising()`` (noise it and denoise given the context) or ``Descent()`` (down the energy).
+            num_samples: Of each series, from a forecast of points.
+            future: As for ``forecast``.
+            seed: Of the draws.
+        """
+        from polydiff.timeseries.refining import Renoising, refine
+
+        return refine(self, forecast, context, by=by or Renoising(), num_samples=num_samples, future=future, seed=seed)
+
+    def evaluate(
+        self,
+        train: Any,
+        holdout: Any,
+        horizon: int | None = None,
+        *,
+        num_samples: int = 100,
+        rounds: int | None = None,
+        seed: int = 0,
+    ) -> Report:
+        """Forecasts of what follows ``train``, and windows from nothing, against ``holdout``: see ``metrics.evaluate``."""
+        from polydiff.timeseries.metrics import evaluate
+
+        return evaluate(self, train, holdout, horizon, num_samples=num_samples, rounds=rounds, seed=seed)
+
     # -------------------------------------------------------------- parts
 
     def _conditions(self, n: int, start: int, seed: int) -> dict[str, Tensor]:
@@ -352,12 +311,6 @@ class TimeSeriesGenerator(Scoring):
             raise ValueError("a model with features of steps generates windows of its length: ask for no longer ones")
         return cond
 
-    def _collected(self, data: Any) -> Collection:
-        codec, _ = self._fitted()
-        found = collect(data, freq=codec.grid.freq or None, **self._columns)
-        codec.check(found)
-        return dataclasses.replace(found, grid=codec.grid)
-
     def _future(self, future: Any) -> Collection | None:
         codec, _ = self._fitted()
         if not codec.features:
@@ -368,12 +321,7 @@ class TimeSeriesGenerator(Scoring):
         for channel in codec.channels:
             if channel not in frame.columns:
                 frame[channel] = 0.0  # not read
-        return collect(frame, freq=codec.grid.freq or None, **self._columns)
-
-    def _natural(self, found: Collection, values: Sequence[np.ndarray]) -> Any:
-        codec, _ = self._fitted()
-        form: Form = found.form
-        return rebuild(form, codec.channels, [s.name for s in found.series], [s.stamps for s in found.series], values)
+        return collect(frame, freq=codec.grid.freq or None, **codec.columns)
 
 
 def _seed(seed: int, block: int) -> int:

@@ -7,12 +7,20 @@ cells, the columns and the index stay as they are.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["KalmanSmoother", "LinearInterpolation", "NeighboursInTime", "SeriesImputer", "calendar"]
+__all__ = [
+    "CovariateRegression",
+    "KalmanSmoother",
+    "LinearInterpolation",
+    "NeighboursInTime",
+    "SeriesImputer",
+    "calendar",
+]
 
 
 class SeriesImputer(Protocol):
@@ -160,6 +168,54 @@ class KalmanSmoother:
         )
 
 
+class CovariateRegression:
+    """What covariates say of a series: ridge regression on them, on those of neighbouring steps and on the calendar.
+
+    Steps of training are predicted by coefficients of other stretches: a model that reads the prediction beside the series
+    learns how far to trust it elsewhere.
+
+    Args:
+        lags: Steps before (positive) and after (negative) whose covariates count.
+        ridge: Penalty of squared coefficients of standardised covariates.
+        folds: Stretches of training that are left out in turn.
+    """
+
+    def __init__(
+        self, lags: Sequence[int] = (*range(-12, 25, 3), 36, 48), *, ridge: float = 300.0, folds: int = 4
+    ) -> None:
+        if not lags or ridge <= 0 or folds < 2:
+            raise ValueError(
+                f"lags={tuple(lags)}, ridge={ridge}, folds={folds}: need at least 1 lag, > 0 and at least 2"
+            )
+        self.lags, self.ridge, self.folds = tuple(lags), ridge, folds
+
+    def predict(self, covariates: pd.DataFrame, values: np.ndarray) -> np.ndarray:
+        """Predictions ``(T,)`` from covariates with a row a step; values are NaN where not known, as in a test.
+
+        Raises:
+            ValueError: For a frame that is not as the module says, or fewer values than twice the folds.
+        """
+        x, y = _checked(covariates), np.asarray(values, dtype=np.float64)
+        there = np.flatnonzero(~np.isnan(y))
+        if y.shape != (len(x),) or len(there) < 2 * self.folds:
+            raise ValueError(
+                f"{len(there)} values of shape {y.shape} beside {len(x)} steps of covariates: too few or many"
+            )
+        std = np.nanstd(x, axis=0)
+        z = np.nan_to_num((x - np.nanmean(x, axis=0)) / np.where(std > 0, std, 1.0))
+        rows = np.concatenate([calendar(covariates.index), *(np.nan_to_num(_shifted(z, -k)) for k in self.lags)], 1)
+        out = self._fitted(rows, y, there)(rows)
+        for fold in np.array_split(there, self.folds):
+            part = np.arange(fold[0], fold[-1] + 1)
+            out[part] = self._fitted(rows, y, np.setdiff1d(there, fold))(rows[part])
+        return out
+
+    def _fitted(self, rows: np.ndarray, y: np.ndarray, there: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        from sklearn.linear_model import Ridge
+
+        return Ridge(self.ridge).fit(rows[there], y[there]).predict  # type: ignore[no-any-return]
+
+
 def calendar(stamps: pd.Index) -> np.ndarray:
     """Hour of the day, day of the week and of the year as points on circles, (T, 6)."""
     index = pd.DatetimeIndex(stamps)
@@ -188,8 +244,8 @@ def _shifted(x: np.ndarray, k: int) -> np.ndarray:
     out = np.full_like(x, np.nan)
     if abs(k) >= len(x):
         return out
-    if k > 0:
-        out[:-k] = x[k:]
+    if k >= 0:
+        out[: len(x) - k] = x[k:]
     else:
         out[-k:] = x[:k]
     return out

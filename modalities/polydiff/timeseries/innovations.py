@@ -66,6 +66,19 @@ class Innovations:
             out[rows] = part
         return out.flatten(0, 1).view_as(u).to(u.dtype)
 
+    def moments(self, z: Tensor, known: Tensor, open_: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every open entry given the told ones, ``(B, L, D)``; zero elsewhere."""
+        flat = z.double().flatten(1)
+        mean, std = torch.zeros_like(flat), torch.zeros_like(flat)
+        for rows, f in self._groups(known, open_):
+            part = torch.zeros_like(flat[rows])
+            part[:, f.open] = f.offset + flat[rows][:, f.told] @ f.gain.T
+            mean[rows] = part
+            wide = torch.zeros_like(part)
+            wide[:, f.open] = f.lower.square().sum(1).sqrt()
+            std[rows] = wide
+        return mean.view_as(z), std.view_as(z)
+
     def log_det(self, known: Tensor, open_: Tensor) -> Tensor:
         """``log |dz / du|`` of each window, ``(B,)``."""
         out = torch.zeros(len(known), dtype=torch.float64)

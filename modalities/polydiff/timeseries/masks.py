@@ -27,6 +27,7 @@ class Tasks:
         blocks: Share.
         nothing: Share; the four are scaled to 1.
         horizon: Longest forecast.
+        patterns: Distinct holes of a kind in a batch: a linear base solves each once.
     """
 
     forecast: float
@@ -34,6 +35,7 @@ class Tasks:
     blocks: float
     nothing: float
     horizon: int
+    patterns: int = 8
 
     def __post_init__(self) -> None:
         if min(self.shares.values()) < 0 or sum(self.shares.values()) <= 0:
@@ -54,12 +56,14 @@ class Tasks:
         far = min(self.horizon, length - 1)
         ahead = torch.where(u[:, 1] < 0.5, far, 1 + (u[:, 2] * far).long())[:, None, None]
         forecast = step < length - ahead
-        each = rng.uniform(torch.empty(b, length, d, dtype=torch.float64)) < u[:, 3, None, None]
-        run = 1 + (u[:, 4] * length).long()
-        begin = (u[:, 5] * (length - run + 1)).long()
+        holes = torch.arange(b) % min(self.patterns, b)
+        v = u[: min(self.patterns, b)]
+        each = rng.uniform(torch.empty(len(v), length, d, dtype=torch.float64)) < v[:, 3, None, None]
+        run = 1 + (v[:, 4] * length).long()
+        begin = (v[:, 5] * (length - run + 1)).long()
         gap = (step >= begin[:, None, None]) & (step < (begin + run)[:, None, None])
-        some = rng.uniform(torch.empty(b, 1, d, dtype=torch.float64)) < u[:, 6, None, None]
-        whole = (u[:, 7, None, None] < 0.5) | ~some.any(2, keepdim=True)
-        blocks = ~(gap & (whole | some))
+        some = rng.uniform(torch.empty(len(v), 1, d, dtype=torch.float64)) < v[:, 6, None, None]
+        whole = (v[:, 7, None, None] < 0.5) | ~some.any(2, keepdim=True)
+        each, blocks = each[holes], ~(gap & (whole | some))[holes]
         told = torch.where(task == 0, forecast, torch.where(task == 1, each, torch.where(task == 2, blocks, False)))
         return told & valid

@@ -17,11 +17,11 @@ from polydiff.timeseries.windows import Windows
 __all__ = ["continued", "covering", "extended", "holes"]
 
 
-def extended(found: Collection, steps: int, future: Collection | None = None) -> Collection:
+def extended(found: Collection, steps: int, future: Collection | None = None, needed: int = 0) -> Collection:
     """Series with so many further steps, their values missing; covariates from ``future`` where it has them.
 
     Raises:
-        ValueError: For a future without a series, or without one of the next stamps.
+        ValueError: For a future without a series, or without one of the first ``needed`` stamps.
     """
     ahead = {} if future is None else {s.name: s for s in future.series}
     out = []
@@ -31,7 +31,7 @@ def extended(found: Collection, steps: int, future: Collection | None = None) ->
         if future is not None:
             if s.name not in ahead:
                 raise ValueError(f"future has no rows of series {s.name!r}")
-            features = _looked_up(found.grid, ahead[s.name], s, steps, features)
+            features = _looked_up(found.grid, ahead[s.name], s, needed, features)
         out.append(
             replace(
                 s,
@@ -43,8 +43,11 @@ def extended(found: Collection, steps: int, future: Collection | None = None) ->
     return replace(found, series=tuple(out))
 
 
-def _looked_up(grid: Grid, ahead: Series, s: Series, steps: int, features: np.ndarray) -> np.ndarray:
-    at = ahead.stamps.get_indexer(grid.after(s.stamps[-1], steps))
+def _looked_up(grid: Grid, ahead: Series, s: Series, needed: int, features: np.ndarray) -> np.ndarray:
+    stamps = grid.after(s.stamps[-1], len(features))
+    at = ahead.stamps.get_indexer(stamps)
+    if (at[:needed] < 0).any():
+        raise ValueError(f"the future of series {s.name!r} has no row at {stamps[int(np.argmax(at[:needed] < 0))]}")
     features[at >= 0] = ahead.features[at[at >= 0]]
     return features
 

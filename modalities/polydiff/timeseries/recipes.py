@@ -127,4 +127,6 @@ def synthesis(length: int) -> SeriesConfig:
 
 def unconditional(context: int, horizon: int) -> SeriesConfig:
     """A model that is told nothing and forecasts by guidance with its own likelihood (TSDiff)."""
-    return SeriesConfig(context=context, horizon=horizon, forecast=0.0, points=0.0, blocks=0.0, nothing=1.0)
+    return SeriesConfig(
+        context=context, horizon=horizon, base="linear", forecast=0.0, points=0.0, blocks=0.0, nothing=1.0
+    )

@@ -11,9 +11,10 @@ from torch import Tensor
 from polydiff.core.data import Context, Rng
 from polydiff.core.evaluation import nelbo
 from polydiff.core.schedules import uniform_times
-from polydiff.timeseries.drawing import Asked, Drawing
+from polydiff.timeseries.drawing import Asked
+from polydiff.timeseries.filling import Filling
 from polydiff.timeseries.reading import covering
-from polydiff.timeseries.series import Collection, rebuild
+from polydiff.timeseries.series import rebuild
 
 __all__ = ["Scoring"]
 
@@ -22,14 +23,8 @@ _FINEST = 0.03  # time at which the noise is a twentieth of a standard deviation
 _TAIL = 1.6449  # half the width of the central 90 % of a standard normal
 
 
-class Scoring(Drawing):
+class Scoring(Filling):
     """Scores of a generator of series."""
-
-    def _collected(self, data: Any) -> Collection:
-        raise NotImplementedError
-
-    def _fill(self, found: Collection, draws: int, missing: Tensor | None = None, **run: Any) -> np.ndarray:
-        raise NotImplementedError
 
     def anomaly_score(
         self, data: Any, *, block: int = 0, draws: int = _DRAWS, seed: int = 0, batch_size: int = 4096

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 __all__ = ["Grid", "calendar", "grid_of", "positions"]
 
-Stamps = pd.Index
+Stamps: TypeAlias = pd.Index
 
 _LONG = ("YS", "YE", "QS", "QE", "MS", "ME")  # offsets that no fixed step can say, the coarsest first
 _DENSITY = 20  # a grid with more empty steps than this a stamp is none
@@ -42,7 +43,7 @@ class Grid:
         if self.kind == "datetime":
             return pd.date_range(first, last, freq=self.freq)  # type: ignore[call-overload]
         steps = round((float(last) - float(first)) / self.step)  # type: ignore[arg-type]
-        return pd.Index(float(first) + self.step * np.arange(steps + 1))  # type: ignore[arg-type]
+        return self._like(first, float(first) + self.step * np.arange(steps + 1))  # type: ignore[arg-type]
 
     def after(self, last: object, n: int) -> Stamps:
         """The n stamps after one; a typical step apart where there is no grid."""
@@ -51,7 +52,12 @@ class Grid:
         ahead = self.step * np.arange(1, n + 1)
         if self.dated:
             return pd.DatetimeIndex(pd.Timestamp(last) + pd.to_timedelta(ahead, unit="D"))  # type: ignore[arg-type]
-        return pd.Index(float(last) + ahead)  # type: ignore[arg-type]
+        return self._like(last, float(last) + ahead)  # type: ignore[arg-type]
+
+    def _like(self, one: object, stamps: np.ndarray) -> Stamps:
+        """Whole numbers where a stamp and the step are."""
+        whole = isinstance(one, (int, np.integer)) and self.step.is_integer()
+        return pd.Index(np.round(stamps).astype(np.int64) if whole else stamps)
 
 
 def grid_of(indices: Sequence[Stamps], freq: str | None = None) -> Grid:
@@ -119,7 +125,8 @@ def calendar(stamps: Stamps, step: float) -> np.ndarray:
 def _numbers(stamps: Stamps) -> np.ndarray:
     """Days for datetimes, the stamps themselves for numbers."""
     if isinstance(stamps, pd.DatetimeIndex):
-        return (stamps - pd.Timestamp(0)).total_seconds().to_numpy() / 86_400.0
+        absolute = stamps if stamps.tz is None else stamps.tz_convert(None)
+        return (absolute - pd.Timestamp(0)).total_seconds().to_numpy() / 86_400.0
     return stamps.to_numpy(dtype=np.float64)
 
 
@@ -128,6 +135,8 @@ def _candidates(indices: Sequence[pd.Index], gaps: np.ndarray) -> list[str]:
     longest = max(indices, key=len)
     found = [pd.infer_freq(longest)] if len(longest) > 2 else []  # type: ignore[arg-type]
     seconds = round(float(gaps.min()) * 86_400)
+    if 0.9 < gaps.min() < 1.1:  # a day of a change of clocks has 23 or 25 hours
+        found.append("D")
     if 0 < seconds < 27 * 86_400:
         weekly = seconds == 7 * 86_400  # the anchor of a week is its weekday
         found.append(f"W-{longest[0].strftime('%a').upper()}" if weekly else f"{seconds}s")

@@ -13,10 +13,10 @@ from polydiff.core.training import Batch, Batches
 from polydiff.timeseries.data import Store
 from polydiff.timeseries.innovations import Innovations, moments_of
 
-__all__ = ["Scaling", "Windows", "examples_of", "linear_base", "places", "training_windows", "wanders"]
+__all__ = ["Scaling", "Windows", "examples_of", "linear_base", "places", "spread_out", "training_windows"]
 
 _LIMIT = 12.0  # entries further from their context, in its standard deviations, are not learned from
-_RIDGE = 1e-3  # of the linear model, in mean variances
+_PATTERNS = 4  # of told entries under which the linear model sees a window
 
 Told = Callable[[Tensor, Rng], Tensor]
 
@@ -160,12 +160,38 @@ def spread_out(rows: Tensor, limit: int) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, min(len(rows), limit)).long()]
 
 
-def linear_base(windows: Windows, limit: int = 40_000) -> Innovations:
-    """The Gaussian model of windows that are told nothing, fitted to an even selection of them."""
-    rows = spread_out(places(windows, windows.length), limit)
+def linear_base(
+    windows: Windows,
+    rows: Tensor | None = None,
+    *,
+    limit: int = 40_000,
+    told: Told | None = None,
+    ridge: float = 1e-3,
+) -> Innovations:
+    """The Gaussian model of windows, fitted to an even selection of them, or of given places, scaled as in training.
+
+    Scaled by their first steps alone, windows have mean 0 and variance 1 there exactly, and a model of that law fills a hole
+    among them with whatever makes it so. Hence every window counts under several patterns of what is told.
+
+    Args:
+        windows: Of the training series.
+        rows: Series and first step ``(M, 2)``; all places unless given.
+        limit: Windows at most.
+        told: Which entries are told, as in training; nothing unless given. Heeded where windows are scaled by their mean: last
+            values of other patterns are too far apart for one covariance.
+        ridge: Added to the variances, in mean variances.
+    """
+    rows = spread_out(places(windows, windows.length) if rows is None else rows, limit)
+    known: Tensor | None = None
+    if told is not None and windows.scaling.local and not windows.scaling.last:
+        rows = rows.repeat(max(min(_PATTERNS, limit // len(rows)), 1), 1)
+    else:
+        told = None
     x, valid, _ = windows.cut(rows[:, 0], rows[:, 1])
-    z, _, _ = windows.scaled(x, valid, None)
-    return Innovations(*moments_of(z, valid & (z.abs() <= _LIMIT), _RIDGE))
+    if told is not None:
+        known = told(valid, Rng(0).child("base"))
+    z, _, _ = windows.scaled(x, valid, known)
+    return Innovations(*moments_of(z, valid & (z.abs() <= _LIMIT), ridge))
 
 
 def examples_of(windows: Windows, rows: Tensor, limit: int = 2048) -> tuple[Tensor, dict[str, Tensor]]:
@@ -179,15 +205,3 @@ def examples_of(windows: Windows, rows: Tensor, limit: int = 2048) -> tuple[Tens
         return torch.zeros(0, x.shape[2], 2, dtype=x.dtype), cond
     loc, scale = windows.scaling.of(x, valid, None)
     return torch.stack([loc[:, 0], scale[:, 0]], -1), cond
-
-
-def wanders(windows: Windows, limit: int = 2000) -> bool:
-    """Whether the last value of a context foretells what follows better than its mean, half again as well."""
-    rows = spread_out(places(windows, windows.length), limit)
-    x, valid, _ = windows.cut(rows[:, 0], rows[:, 1])
-    c = windows.scaling.context
-    errors = []
-    for last in (True, False):
-        loc, _ = Scaling(True, c, last).of(x, valid, None)
-        errors.append(float(torch.where(valid, x - loc, 0.0)[:, c:].abs().sum()))
-    return errors[0] < errors[1] / 1.5

@@ -41,6 +41,12 @@ class Predicted(Distribution):
         """``p · x + q · raw``."""
         return _blend(self.x, self.raw, self.p, self.q)
 
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Factors of which one row serves the whole batch, as with clocks at a shared time: ``index`` keeps them."""
+        factors = {"p": self.p, "q": self.q}
+        return tuple(k for k, c in factors.items() if isinstance(c, Tensor) and (c.ndim == 0 or len(c) == 1))
+
     def _normal(self) -> Normal:
         return Normal(self.mean)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from polydiff.core.data import Context, Data, Time, left, masked_sum
 from polydiff.core.denoisers import Denoiser, Wrapper
 from polydiff.core.distributions import Distribution, Normal
+from polydiff.core.distributions.noise import WHITE, Noise
 from polydiff.core.processes import LinearGaussian
 
 __all__ = ["Misfit", "Observed", "misfit", "quantile_levels"]
@@ -20,7 +21,9 @@ Misfit = Literal["gaussian", "quantile"]
 
 
 class Observed(Wrapper):
-    """``x̂_0 + s · g²/a · ∇_{x_t} log p(y | x̂_0(x_t))``: the mean by the score of ``p_t(x_t) p(y | x̂_0)^s``.
+    """``x̂_0 + s · g²/a · Σ ∇_{x_t} log p(y | x̂_0(x_t))``: the mean by the score of ``p_t(x_t) p(y | x̂_0)^s``.
+
+    Σ is the covariance of the process's noise, the identity where it is white.
 
     y are the entries that ``ctx.known`` marks, with their values in ``ctx.given``; they are noised and sampled like all others,
     and read off as given at the end of the run. ``−log p`` is half the squared error, or the pinball loss of an asymmetric
@@ -40,7 +43,7 @@ class Observed(Wrapper):
 
     Raises:
         ValueError: For a ``loss`` of another name; for quantiles without levels; for a denoiser that is told of known entries.
-        TypeError: For a process that is not linear Gaussian, or whose noise is not white.
+        TypeError: For a process that is not linear Gaussian.
 
     Source: Predict, Refine, Synthesize: Self-Guiding Diffusion Models for Probabilistic Time Series Forecasting, 2023, arXiv
     2307.11494.
@@ -65,7 +68,7 @@ class Observed(Wrapper):
         self.handles_known = True
 
     def forward(self, x_t: Data, t: Time, ctx: Context) -> Distribution:
-        """The guided law, its spread as it was; its ``parts`` hold the ``base``."""
+        """The guided law, its spread and noise law as they were; its ``parts`` hold the ``base``."""
         process = self.process
         if ctx.known is None or ctx.given is None:
             return self.denoiser(x_t, t, ctx)
@@ -81,10 +84,13 @@ class Observed(Wrapper):
             energy = misfit(mean, ctx.given, self.loss, ctx, _observed(ctx))
             (slope,) = torch.autograd.grad(energy.sum(), x)
         a, _, g = process.coef(t, ctx)
-        factor = left(self._strength(process, t), x_t) * left(_gain(a, g, self.limit), x_t)
-        std = getattr(base, "std", None)
-        plain = Normal(mean.detach(), std.detach() if isinstance(std, Tensor) else std)
-        return Normal((plain.mean - factor * slope).to(x_t.dtype), plain.std, parts={"base": plain})
+        pull = left(_gain(a, g, self.limit), x_t) * slope
+        if process.noise is not None:  # diag(g) Σ diag(g) in place of g², also where elements have times of their own
+            pull = left(_gain(a, g, self.limit) / g, x_t) * _covariance(process.law(x_t, ctx), left(g, x_t) * slope)
+        pull = left(self._strength(process, t), x_t) * pull
+        std, law = getattr(base, "std", None), base.law if isinstance(base, Normal) else WHITE
+        plain = Normal(mean.detach(), std.detach() if isinstance(std, Tensor) else std, law)
+        return Normal((plain.mean - pull).to(x_t.dtype), plain.std, plain.law, parts={"base": plain})
 
     def _strength(self, process: LinearGaussian, t: Time) -> Time:
         if not callable(self.scale):
@@ -129,6 +135,14 @@ def _observed(ctx: Context) -> Tensor:
     n = max(ctx.known.ndim, ctx.valid.ndim)
     known, valid = (m.reshape(m.shape + (1,) * (n - m.ndim)) for m in (ctx.known, ctx.valid))
     return known & valid
+
+
+def _covariance(law: Noise, v: Tensor) -> Tensor:
+    """``Σ v = L (Lᵀ v)``: a law knows L alone, and the gradient of ``vᵀ L w`` in w is ``Lᵀ v``."""
+    with torch.enable_grad():
+        w = torch.zeros_like(v, requires_grad=True)
+        (back,) = torch.autograd.grad((law.colour(w) * v).sum(), w)
+    return law.colour(back)
 
 
 def _gain(a: Time, g: Time, limit: float) -> Time:

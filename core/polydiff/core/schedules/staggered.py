@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def staggered_times(times: Sequence[float], length: int) -> Tensor:
+def staggered_times(times: Sequence[float], length: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """Element times ``(N · L + 1, 1, L)``: in each interval of ``times`` element 0 moves first, then 1, …, then L − 1.
 
     Given ``x_t`` and the elements that have moved already, the next one has the law ``E[q(x_s | x_t, x_0)]`` of its own
@@ -20,6 +20,7 @@ def staggered_times(times: Sequence[float], length: int) -> Tensor:
     Args:
         times: From 1 down to 0, for each element.
         length: Elements L along axis 1 of the data ``(B, L)``.
+        dtype: That of the data, where they are real numbers: wider times would widen them.
 
     Raises:
         ValueError: For fewer than two times, or no element.
@@ -37,4 +38,4 @@ def staggered_times(times: Sequence[float], length: int) -> Tensor:
     rows = [[times[0]] * length]
     for (_, s), i in itertools.product(itertools.pairwise(times), range(length)):
         rows.append([*rows[-1][:i], s, *rows[-1][i + 1 :]])
-    return torch.tensor(rows, dtype=torch.float64)[:, None]
+    return torch.tensor(rows, dtype=dtype)[:, None]
