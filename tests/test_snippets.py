@@ -15,6 +15,7 @@ import polydiff.datasets
 import polydiff.images
 import polydiff.tabular
 import polydiff.text
+import polydiff.timeseries
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -22,7 +23,7 @@ PAGES = sorted(
     for p in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 )
 BLOCK = re.compile(r"(<!-- skip: (?P<why>[^>]+) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
-ROOTS = (polydiff.core, polydiff.images, polydiff.text, polydiff.tabular, polydiff.datasets)
+ROOTS = (polydiff.core, polydiff.images, polydiff.text, polydiff.tabular, polydiff.timeseries, polydiff.datasets)
 MODULES = sorted(
     {m.name for root in ROOTS for m in pkgutil.walk_packages(root.__path__, f"{root.__name__}.")} | {"polydiff.cli"}
 )

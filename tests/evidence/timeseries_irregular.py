@@ -159,7 +159,7 @@ def off_grid(family, seed, steps):
     return found
 
 
-CASES = {"grid": (on_grid, 1000), "free": (off_grid, 800)}
+CASES = {"grid": (on_grid, 600), "free": (off_grid, 800)}
 
 
 def report(found):

@@ -177,6 +177,6 @@ def test_band_power_is_that_of_a_sine():
 def test_a_classifier_learns_from_copies_what_they_tell():
     g = np.random.default_rng(0)
     label, x = np.arange(400) % 2, g.normal(size=(400, 2, 16))
-    told = x + 0.5 * label[:, None, None]
+    told = x + label[:, None, None]  # the best classifier is right in 99.8 %
     assert train_on_synthetic(told[:200], label[:200], told[200:], label[200:]) > 0.95
     assert abs(train_on_synthetic(x[:200], label[:200], told[200:], label[200:]) - 0.5) < 0.3

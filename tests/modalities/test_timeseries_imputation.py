@@ -89,9 +89,6 @@ def test_draws_are_those_of_the_exact_conditional(fitted, kind):
     assert np.abs(found - spread / np.outer(std, std)).max() < 0.15
 
 
-@pytest.mark.xfail(
-    reason="values pass through standardisation and back: _fill should keep those that are there", strict=True
-)
 def test_values_that_are_there_come_back_as_they_were(fitted):
     model, rows = fitted
     holed = rows[:20].copy()

@@ -177,7 +177,7 @@ def linear():
 
 def test_an_untrained_generator_draws_from_the_exact_conditional(linear):
     past, count = autoregression(60, seed=9), 20_000
-    draws = linear.forecast([past], 5, num_samples=count, steps=4).samples[0, :, :, 0]
+    draws = linear.forecast([past], 5, num_samples=count, steps=32).samples[0, :, :, 0]
     mean, cov = exact(past, 5)
     deviation = np.sqrt(np.diag(cov))
     # five standard errors of the draws, and the error of coefficients estimated from 30,000 steps with a ridge
@@ -237,7 +237,7 @@ def test_tasks_come_by_their_shares():
 
 
 def test_points_have_a_rate_of_their_window():
-    mask = told(Tasks(0.0, 1.0, 0.0, 0.0, 4), length=50)
+    mask = told(Tasks(0.0, 1.0, 0.0, 0.0, 4, patterns=4000), length=50)
     rate = mask.flatten(1).double().mean(1)
     assert float(rate.mean()) == pytest.approx(0.5, abs=0.02)
     assert float(rate.std()) == pytest.approx(np.sqrt(1 / 12 + 1 / 600), abs=0.015)
@@ -337,7 +337,7 @@ def test_wanderers_are_told_from_series_with_a_level():
 def test_training_windows_hide_what_is_not_told_from_the_given():
     w = windows_of([autoregression(300)], 10)
     batches = training_windows(w, Tasks(1.0, 0.0, 0.0, 0.0, 3), shortest=4, batch_size=32, seed=0)
-    batch = next(iter(batches))
+    batch = batches.batch(0)
     valid, known = batch.ctx.valid, batch.ctx.known
     assert not (known & ~valid).any()
     assert (batch.x0[~valid] == 0).all()
@@ -348,7 +348,7 @@ def test_the_base_of_training_windows_is_white():
     w = windows_of([autoregression(4000)], 8)
     base = linear_base(w)
     batches = training_windows(w, Tasks(1.0, 0.0, 0.0, 0.0, 3), shortest=8, batch_size=4000, seed=0, base=base)
-    batch = next(iter(batches))
+    batch = batches.batch(0)
     scored = (batch.ctx.valid & ~batch.ctx.known)[..., 0]
     assert float(batch.x0[..., 0][scored].var()) == pytest.approx(1.0, abs=0.06)
 

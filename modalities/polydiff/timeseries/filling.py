@@ -59,14 +59,17 @@ class Filling(Drawing):
         codec, _ = self._fitted()
         store = codec.store(found)
         gone = store.values.isnan() if missing is None else missing
-        out = store.values.expand(draws, -1, -1).clone()
+        values = np.concatenate([s.values for s in found.series])
+        out = np.broadcast_to(values, (draws, *values.shape)).copy()  # what is there comes back to the bit
         asked = holes(self._windows(store), gone)
         if asked is not None:
             windows, row, take = asked
             made = self._draw(windows, draws, **run).transpose(0, 1)
             at = row[..., None].expand_as(take)[take], torch.arange(codec.width).expand_as(take)[take]
-            out[:, at[0], at[1]] = made[:, take]
-        return codec.decode(out)
+            whole = torch.zeros(draws, *store.values.shape, dtype=torch.float64)
+            whole[:, at[0], at[1]] = made[:, take]
+            out = np.where(gone.numpy(), codec.decode(whole), out)
+        return out
 
     def interpolate(self, data: Any, stamps: Any, *, draws: int = 1, steps: int | None = None, seed: int = 0) -> Any:
         """Values at new stamps, drawn given the rest: series like ``data`` at these stamps alone.

@@ -129,6 +129,8 @@ def _item(name: Any, value: Any) -> tuple[Stamps, np.ndarray, np.ndarray, tuple[
     if values.ndim not in (1, 2):
         raise ValueError(f"series {name!r} has shape {values.shape}: need (L,) or (L, D)")
     _finite(values, name)
+    if not len(values):
+        raise ValueError(f"series {name!r} has no step")
     values = values.reshape(len(values), -1)
     return pd.RangeIndex(len(values)), values, np.zeros((len(values), 0)), ()
 

@@ -117,6 +117,7 @@ def synthesis(length: int) -> SeriesConfig:
         context=length // 2,
         horizon=length - length // 2,
         scaling="global",
+        process="flow",
         forecast=0.0,
         points=0.0,
         blocks=0.0,

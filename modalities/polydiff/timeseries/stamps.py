@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -110,9 +111,9 @@ def calendar(stamps: Stamps, step: float) -> np.ndarray:
     if step < 0.9:
         turns.append((stamps.hour + stamps.minute / 60) / 24)
     if step < 6.0:
-        turns.append((stamps.dayofweek + stamps.hour / 24) / 7)
+        turns.append((stamps.day_of_week + stamps.hour / 24) / 7)
     if step < 300.0:
-        turns.append(stamps.dayofyear / 365.25)
+        turns.append(stamps.day_of_year / 365.25)
     if not turns:
         return np.zeros((len(stamps), 0))
     angle = 2 * np.pi * np.stack([np.asarray(t, dtype=np.float64) for t in turns], 1)
@@ -133,7 +134,7 @@ def _numbers(stamps: Stamps) -> np.ndarray:
 def _candidates(indices: Sequence[pd.Index], gaps: np.ndarray) -> list[str]:
     """Frequencies to try: what pandas sees in the longest run, the shortest gap, the calendar's."""
     longest = max(indices, key=len)
-    found = [pd.infer_freq(longest)] if len(longest) > 2 else []  # type: ignore[arg-type]
+    found = _seen(longest)
     seconds = round(float(gaps.min()) * 86_400)
     if 0.9 < gaps.min() < 1.1:  # a day of a change of clocks has 23 or 25 hours
         found.append("D")
@@ -142,9 +143,19 @@ def _candidates(indices: Sequence[pd.Index], gaps: np.ndarray) -> list[str]:
         found.append(f"W-{longest[0].strftime('%a').upper()}" if weekly else f"{seconds}s")
     if gaps.min() > 27:
         found.extend(_LONG)
-    if seconds == 86_400 and len(longest) > 10 and not any((i.dayofweek > 4).any() for i in indices):  # type: ignore[attr-defined]
-        found.insert(1, "B")
+    if seconds == 86_400 and len(longest) > 10 and not any((i.day_of_week > 4).any() for i in indices):  # type: ignore[attr-defined]
+        found.insert(0, "B")
     return [n for n in dict.fromkeys(found) if n]
+
+
+def _seen(stamps: Stamps) -> list[str]:
+    """The frequency that pandas sees in stamps without a gap."""
+    if len(stamps) < 3:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas 3 announces that pandas 4 returns an offset, which is read below
+        found: Any = pd.infer_freq(stamps)
+    return [] if found is None else [getattr(found, "freqstr", found)]
 
 
 def _on_grid(stamps: pd.Index, freq: str) -> bool:
