@@ -56,6 +56,7 @@ evidence-timeseries: install ## forecasts, holes, synthesis and systems of time 
 	$(BIN)/python tests/evidence/timeseries_irregular.py
 	$(BIN)/python tests/evidence/timeseries_synthesis.py
 	$(BIN)/python tests/evidence/timeseries_rolling.py
+	$(BIN)/python tests/evidence/timeseries_speed.py
 	$(BIN)/python tests/evidence/timeseries_element_times.py
 	$(BIN)/python tests/evidence/timeseries_dynamics.py
 	$(BIN)/python tests/evidence/timeseries_falda.py

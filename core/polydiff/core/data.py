@@ -63,13 +63,16 @@ def left(c: Time, x: Tensor) -> Time:
 
 
 def match_time(t: Time, x: Data) -> Tensor:
-    """Time as a tensor ``(B, ...)`` on the device of ``x``, in its floating dtype (float32 for tokens)."""
+    """Time as a tensor ``(B, ...)`` on the device of ``x``, in its floating dtype (float32 for tokens).
+
+    A shared time is one number seen B times (stride 0), so that networks may embed it once.
+    """
     if isinstance(t, Tensor):
         return t
     leaf = x if isinstance(x, Tensor) else next(iter(x.values()))
     if leaf.is_floating_point():
-        return leaf.new_full(leaf.shape[:1], t)
-    return torch.full(leaf.shape[:1], t, device=leaf.device)
+        return leaf.new_full((1,), t).expand(leaf.shape[:1])
+    return torch.full((1,), t, device=leaf.device).expand(leaf.shape[:1])
 
 
 def masked_sum(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -163,7 +163,7 @@ class TimeSeriesGenerator(Scoring):
             num_samples: Of each series.
             future: Rows of the steps to come, with the covariates that are known; needed if the model was fitted with any.
             steps: Sampling steps (evaluations of the network).
-            seed: Draw k of series i depends on seed, i and k alone.
+            seed: Draw k of series i depends on the seed and its place, ``i · num_samples + k``, alone.
             sampler: In place of DPM-Solver++(2M).
             batch_size: Windows at a time: memory, not results.
             progress: Show a bar; by default only on a terminal.

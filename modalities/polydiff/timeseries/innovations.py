@@ -15,12 +15,10 @@ _MEMORY = 256  # patterns of told and open entries whose factors are kept
 
 @dataclass(frozen=True, eq=False)
 class _Factors:
-    """``open = gain · told + offset + lower · surprise`` of one pattern."""
+    """Told entries, then open ones, and the Cholesky factor of their covariance in this order: ``[[A, 0], [B, C]]``."""
 
-    told: Tensor
-    open: Tensor
-    gain: Tensor
-    offset: Tensor
+    order: Tensor
+    told: int
     lower: Tensor
 
 
@@ -51,19 +49,19 @@ class Innovations:
         """Windows ``(B, L, D)`` with surprises in place of their open entries; the others as they are."""
         out = z.double().flatten(1).clone()
         for rows, f in self._groups(known, open_):
-            part = out[rows]
-            gap = part[:, f.open] - f.offset - part[:, f.told] @ f.gain.T
-            part[:, f.open] = torch.linalg.solve_triangular(f.lower, gap.T, upper=False).T
-            out[rows] = part
+            white = self._white(f.lower, out[rows][:, f.order] - self.mean[f.order])
+            out[rows[:, None], f.order[f.told :]] = white[:, f.told :]
         return out.view_as(z).to(z.dtype)
 
     def decode(self, u: Tensor, known: Tensor, open_: Tensor, repeats: int = 1) -> Tensor:
         """Windows ``(B · repeats, L, D)`` from their surprises; the masks ``(B, L, D)`` are those of each run of repeats."""
         out = u.double().flatten(1).unflatten(0, (len(known), repeats)).clone()
         for rows, f in self._groups(known, open_):
-            part = out[rows]
-            part[..., f.open] = part[..., f.open] @ f.lower.T + f.offset + part[..., f.told] @ f.gain.T
-            out[rows] = part
+            part, k = out[rows][..., f.order], f.told
+            told = self._white(f.lower[:k, :k], (part[..., :k] - self.mean[f.order[:k]]).flatten(0, 1))
+            white = torch.cat([told, part[..., k:].flatten(0, 1)], 1)
+            made = white @ f.lower[k:].T + self.mean[f.order[k:]]
+            out[rows[:, None, None], torch.arange(repeats)[:, None], f.order[k:]] = made.unflatten(0, (-1, repeats))
         return out.flatten(0, 1).view_as(u).to(u.dtype)
 
     def moments(self, z: Tensor, known: Tensor, open_: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,20 +69,23 @@ class Innovations:
         flat = z.double().flatten(1)
         mean, std = torch.zeros_like(flat), torch.zeros_like(flat)
         for rows, f in self._groups(known, open_):
-            part = torch.zeros_like(flat[rows])
-            part[:, f.open] = f.offset + flat[rows][:, f.told] @ f.gain.T
-            mean[rows] = part
-            wide = torch.zeros_like(part)
-            wide[:, f.open] = f.lower.square().sum(1).sqrt()
-            std[rows] = wide
+            k, at = f.told, (rows[:, None], f.order[f.told :])
+            told = self._white(f.lower[:k, :k], flat[rows][:, f.order[:k]] - self.mean[f.order[:k]])
+            mean[at] = told @ f.lower[k:, :k].T + self.mean[f.order[k:]]
+            std[at] = f.lower[k:, k:].square().sum(1).sqrt().expand(len(rows), -1)
         return mean.view_as(z), std.view_as(z)
 
     def log_det(self, known: Tensor, open_: Tensor) -> Tensor:
         """``log |dz / du|`` of each window, ``(B,)``."""
         out = torch.zeros(len(known), dtype=torch.float64)
         for rows, f in self._groups(known, open_):
-            out[rows] = f.lower.diagonal().log().sum()
+            out[rows] = f.lower.diagonal()[f.told :].log().sum()
         return out
+
+    @staticmethod
+    def _white(lower: Tensor, gap: Tensor) -> Tensor:
+        """``L⁻¹ gap`` of rows."""
+        return torch.linalg.solve_triangular(lower, gap.T, upper=False).T if len(lower) else gap
 
     def _groups(self, known: Tensor, open_: Tensor) -> list[tuple[Tensor, _Factors]]:
         """Rows of each pattern with its factors."""
@@ -98,11 +99,8 @@ class Innovations:
             self._kept.move_to_end(key)
             return self._kept[key]
         told, asked = ((pattern == v).nonzero()[:, 0] for v in (1, 2))
-        k, ok = self.cov[told][:, told], self.cov[asked][:, told]
-        gain = torch.linalg.solve(k, ok.T).T if len(told) else ok
-        rest = self.cov[asked][:, asked] - gain @ ok.T
-        offset = self.mean[asked] - gain @ self.mean[told]
-        found = _Factors(told, asked, gain, offset, torch.linalg.cholesky(rest))
+        order = torch.cat([told, asked])
+        found = _Factors(order, len(told), torch.linalg.cholesky(self.cov[order[:, None], order]))
         self._kept[key] = found
         if len(self._kept) > _MEMORY:
             self._kept.popitem(last=False)

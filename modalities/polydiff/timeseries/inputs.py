@@ -19,7 +19,8 @@ class Read(NamedTuple):
 
     Attributes:
         steps: ``(B, L, size)``, features of each step.
-        cond: ``(B, width)``, or ``(B, L, width)`` where the noise level is that of a step.
+        cond: ``(B, width)``, ``(1, width)`` where nothing in it differs between windows, or ``(B, L, width)`` where the
+            noise level is that of a step.
         present: Bool ``(B, L)``, steps with a valid entry.
         level: ``(B, L)``, the noise level of each step.
     """
@@ -84,7 +85,10 @@ class Inputs(nn.Module):
             parts.append(gaps(self._needed(ctx, "at"), present)[..., None].to(x.dtype))
         dtype = self.level.omega.dtype
         steps = torch.cat(parts, -1).to(dtype)
-        cond = self.level(level)
+        shared = (
+            level.ndim == 1 and level.stride(0) == 0
+        )  # one time for the whole batch: embedded once, broadcast after
+        cond = self.level(level[:1] if shared else level)
         extra = self._window(ctx, cond)
         if extra is not None:
             cond = cond + (extra if cond.ndim == 2 else extra[:, None])
