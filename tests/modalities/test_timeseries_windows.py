@@ -192,6 +192,7 @@ def _correlation(cov):
     return cov / np.outer(d, d)
 
 
+@pytest.mark.slow
 def test_its_likelihood_is_a_bound_that_is_nearly_exact(linear):
     """The bound is per block of five steps behind twelve, so over 12 + 100 steps it is 20 blocks."""
     ours, theirs = [], []
