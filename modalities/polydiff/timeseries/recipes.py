@@ -64,7 +64,7 @@ class SeriesConfig:
     nothing: float = 0.2
     dates: bool = True
     fourier: float = 0.0
-    steps: int = 6000
+    steps: int = 2000
     batch_size: int = 128
     lr: float = 1e-3
     weight_decay: float = 1e-2
@@ -118,6 +118,7 @@ def synthesis(length: int) -> SeriesConfig:
         horizon=length - length // 2,
         scaling="global",
         process="flow",
+        steps=3000,
         forecast=0.0,
         points=0.0,
         blocks=0.0,
