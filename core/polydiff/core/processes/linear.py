@@ -194,10 +194,10 @@ class LinearGaussian(ContinuousProcess):
             return g_s / g_t, 0.0
         safe = torch.where(g_t > 0, g_t, 1.0)
         keep = torch.as_tensor(at.a / to.a) if self.markov else torch.ones_like(g_t)
-        ratio = (keep * g_s / safe).clamp_max(1.0).square()
-        fresh = eta * g_s * torch.sqrt(1 - ratio)
+        kept = (keep * g_s / safe).clamp_max(1.0).square()
+        fresh = eta * g_s * torch.sqrt(1 - kept)
         # g_s² − rho² would cancel in single precision next to t = 1
-        z = torch.where(g_t > 0, g_s / safe * torch.sqrt(1 - eta * eta + eta * eta * ratio), 0.0)
+        z = torch.where(g_t > 0, g_s / safe * torch.sqrt(1 - eta * eta + eta * eta * kept), 0.0)
         return z, torch.where(g_t > 0, fresh, g_s)
 
     # -------------------------------------------------------------- fields
