@@ -12,14 +12,24 @@ from polydiff.timeseries import SeriesConfig, TimeSeriesGenerator, recipes
 from polydiff.timeseries.choosing import best_linear
 from polydiff.timeseries.data import SeriesCodec
 from polydiff.timeseries.forms import collect
-from polydiff.timeseries.innovations import Innovations, moments_of
+from polydiff.timeseries.innovations import Innovations, spectrum_of
 from polydiff.timeseries.lengths import fitting, season_of
 from polydiff.timeseries.masks import Tasks
 from polydiff.timeseries.reading import continued, covering, extended, holes
 from polydiff.timeseries.stamps import calendar, grid_of
-from polydiff.timeseries.windows import Scaling, Windows, linear_base, places, training_windows
+from polydiff.timeseries.windows import Scaling, Windows, places, training_windows, window_spectrum
 
 # ------------------------------------------------------------------ innovations
+
+
+def moments(z, valid, ridge=0.0):
+    found = spectrum_of(z, valid)
+    return found.mean, found.cov(ridge)
+
+
+def base_of(w):
+    found = window_spectrum(w)
+    return Innovations(found.mean, found.cov(1e-3))
 
 
 def gaussian(n, seed=0):
@@ -126,16 +136,16 @@ def test_moments_are_those_of_the_entries_that_are_there():
     mean, cov = gaussian(5)
     z = torch.as_tensor(g.multivariate_normal(mean, cov, 60_000)).view(-1, 5, 1)
     valid = torch.as_tensor(g.uniform(size=z.shape) < 0.7)
-    got = moments_of(torch.where(valid, z, 1e6), valid)
+    got = moments(torch.where(valid, z, 1e6), valid)
     assert torch.allclose(got[0], mean, atol=0.04)
     assert torch.allclose(got[1], cov, atol=0.06)
-    whole = moments_of(z, torch.ones_like(valid))
+    whole = moments(z, torch.ones_like(valid))
     assert torch.allclose(whole[1], torch.cov(z.flatten(1).T, correction=0), atol=1e-9)
 
 
 def test_moments_of_few_windows_are_still_a_covariance():
     z = torch.as_tensor(np.random.default_rng(0).normal(size=(4, 9, 1)))
-    _, cov = moments_of(z, torch.ones_like(z, dtype=torch.bool))
+    _, cov = moments(z, torch.ones_like(z, dtype=torch.bool))
     assert torch.linalg.eigvalsh(cov).min() > 0
 
 
@@ -347,7 +357,7 @@ def test_training_windows_hide_what_is_not_told_from_the_given():
 
 def test_the_base_of_training_windows_is_white():
     w = windows_of([autoregression(4000)], 8)
-    base = linear_base(w)
+    base = base_of(w)
     batches = training_windows(w, Tasks(1.0, 0.0, 0.0, 0.0, 3), shortest=8, batch_size=4000, seed=0, base=base)
     batch = batches.batch(0)
     scored = (batch.ctx.valid & ~batch.ctx.known)[..., 0]

@@ -16,16 +16,16 @@ from polydiff.core.training.weights import VelocityWeight, VWeight
 from polydiff.timeseries.choosing import LocalScaling, best_linear
 from polydiff.timeseries.data import SeriesCodec, Store
 from polydiff.timeseries.decomposed import DecomposedTransformer
+from polydiff.timeseries.innovations import Innovations
 from polydiff.timeseries.masks import Tasks
 from polydiff.timeseries.networks import ConvNet, WindowMLP
 from polydiff.timeseries.recipes import SeriesConfig
 from polydiff.timeseries.state_space import StateSpaceNet
-from polydiff.timeseries.windows import Scaling, Windows, linear_base
+from polydiff.timeseries.windows import Scaling, Windows, window_spectrum
 
 __all__ = ["model_of", "network_of", "objective_of", "settled", "tasks_of"]
 
 _RIDGE = 1e-3  # of the linear model of windows in the units of the series, in mean variances
-_ENTRIES = 256  # of a window, up to which its linear model costs less than the network
 
 
 def settled(config: SeriesConfig, codec: SeriesCodec, store: Store) -> tuple[SeriesConfig, Windows]:
@@ -38,10 +38,11 @@ def settled(config: SeriesConfig, codec: SeriesCodec, store: Store) -> tuple[Ser
         free: tuple[LocalScaling, ...] = ("context",) if holes else ("context", "last")
         scaling, ridge = best_linear(windows, free if scaling == "auto" else (scaling,))
     windows = Windows(store, length, Scaling(scaling != "global", config.context, scaling == "last"), irregular)
-    few = length * codec.width <= _ENTRIES and config.told and not irregular
+    few = windows.small and config.told
     base = config.base if config.base != "auto" else "linear" if few else "none"
     if base == "linear":
-        codec.base = linear_base(windows, told=tasks_of(config), ridge=ridge)
+        found = window_spectrum(windows, told=tasks_of(config))
+        codec.base = Innovations(found.mean, found.cov(ridge))
     return dataclasses.replace(config, scaling=scaling, base=base), windows
 
 

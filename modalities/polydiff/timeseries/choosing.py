@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from polydiff.timeseries.windows import Scaling, Windows, linear_base, places, spread_out
+from polydiff.timeseries.innovations import Innovations
+from polydiff.timeseries.windows import Scaling, Windows, places, spread_out, window_spectrum
 
 __all__ = ["LocalScaling", "best_linear"]
 
@@ -34,11 +35,11 @@ def best_linear(windows: Windows, scalings: Sequence[LocalScaling]) -> tuple[Loc
     """
     early, later = _split(windows)
     errors = {
-        (name, ridge): _error(
-            dataclasses.replace(windows.scaling, local=True, last=name == "last"), ridge, windows, early, later
-        )
+        (name, ridge): error
         for name in scalings
-        for ridge in _RIDGES
+        for ridge, error in _errors(
+            dataclasses.replace(windows.scaling, local=True, last=name == "last"), windows, early, later
+        ).items()
     }
     return min(errors, key=errors.__getitem__)
 
@@ -53,20 +54,24 @@ def _split(windows: Windows) -> tuple[Tensor, Tensor]:
     return (early if len(early) else rows), (later if len(later) else rows)
 
 
-def _error(scaling: Scaling, ridge: float, windows: Windows, early: Tensor, later: Tensor) -> float:
+def _errors(scaling: Scaling, windows: Windows, early: Tensor, later: Tensor) -> dict[float, float]:
+    """Of each ridge."""
     trial = Windows(windows.store, windows.length, scaling, windows.irregular)
     rows = spread_out(later, _JUDGES)
     x, valid, _ = trial.cut(rows[:, 0], rows[:, 1])
     behind = (torch.arange(trial.length) >= trial.scaling.context)[None, :, None]
     known, open_ = valid & ~behind, valid & behind
     loc, scale = trial.scaling.of(x, known, known)
-    unit = _unit(trial)[rows[:, 0]][:, None]
-    if x[0].numel() > 256 or trial.irregular:
-        return float((torch.where(open_, (x - loc) / unit, 0.0)).abs().sum())
+    _, std = trial.store.levels()
+    unit = torch.where(std > 0, std, 1.0)[rows[:, 0]][:, None]
+    if not trial.small:
+        return {_RIDGES[0]: float(torch.where(open_, (x - loc) / unit, 0.0).abs().sum())}
     z = torch.where(valid, (x - loc) / scale, 0.0)
-    mean, std = linear_base(trial, early, limit=10_000, ridge=ridge).moments(z, known, open_)
-    crps = _normal_crps(z, mean, std) * scale / unit
-    return float(torch.where(open_, crps, 0.0).sum())
+    found, errors = window_spectrum(trial, early, limit=10_000), {}
+    for ridge in _RIDGES:
+        crps = _normal_crps(z, *Innovations(found.mean, found.cov(ridge)).moments(z, known, open_))
+        errors[ridge] = float(torch.where(open_, crps * scale / unit, 0.0).sum())
+    return errors
 
 
 def _normal_crps(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -75,11 +80,3 @@ def _normal_crps(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     w = (y - mean) / std
     density = (-0.5 * w * w).exp() / math.sqrt(2 * math.pi)
     return std * (w * torch.erf(w / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
-
-
-def _unit(windows: Windows) -> Tensor:
-    """Standard deviation of each series and channel, ``(N, D)``; 1 for a constant."""
-    s = windows.store
-    parts = [s.values[f : f + n] for f, n in zip(s.first.tolist(), s.length.tolist())]
-    std = torch.stack([(p - p.nanmean(0)).square().nanmean(0).sqrt() for p in parts]).nan_to_num(1.0)
-    return torch.where(std > 0, std, 1.0)

@@ -38,6 +38,12 @@ class Store:
     length: Tensor
     static: Tensor
 
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each series and channel, ``(N, D)``; NaN where it has no value."""
+        parts = [self.values[f : f + n] for f, n in zip(self.first.tolist(), self.length.tolist())]
+        mean = torch.stack([p.nanmean(0) for p in parts])
+        return mean, torch.stack([(p - m).square().nanmean(0).sqrt() for p, m in zip(parts, mean)])
+
 
 class SeriesCodec:
     """Channels, grid, covariates and their standardisation, learned from training series.

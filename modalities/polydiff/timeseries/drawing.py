@@ -93,11 +93,7 @@ class Drawing(Generator):
             z = torch.where(asked.known, base.encode(z, told, _beginning(asked)), 0.0)
 
         def context(rows: slice) -> Context:
-            at = torch.arange(rows.start, rows.stop) // repeats
-            known = asked.known[at].to(self.device) if tell else None
-            valid = (asked.known | asked.open)[at].to(self.device)
-            cond = {k: v[at].to(self.device) for k, v in asked.cond.items()}
-            return Context(cond=cond, valid=valid, known=known, given=z[at].to(self.device) if tell else None)
+            return self._context(asked, z, torch.arange(rows.start, rows.stop) // repeats, tell)
 
         def like(n: int) -> Data:
             return torch.zeros(n, *asked.x.shape[1:], device=self.device)
@@ -115,6 +111,19 @@ class Drawing(Generator):
         made = made.unflatten(0, (len(asked), repeats))
         made = made * scale[:, None] + loc[:, None]
         return torch.where(asked.known[:, None], asked.x[:, None], made)
+
+    def _context(self, asked: Asked, z: Tensor, rows: Tensor, tell: bool) -> Context:
+        """Of some windows, on the device: what is there, its conditions and, if they are told, the given entries."""
+
+        def here(x: Tensor) -> Tensor:
+            return x[rows].to(self.device)
+
+        return Context(
+            cond={k: here(v) for k, v in asked.cond.items()},
+            valid=here(asked.known) | here(asked.open),
+            known=here(asked.known) if tell else None,
+            given=here(z) if tell else None,
+        )
 
     def _strength(self, logsnr: Tensor) -> Tensor:
         """Of self-guidance: the precision of white data grows with the signal."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from polydiff.timeseries.drawing import Drawing
 from polydiff.timeseries.forms import collect
 from polydiff.timeseries.reading import holes
-from polydiff.timeseries.series import Collection, Form, rebuild
+from polydiff.timeseries.series import Collection, Series, rebuild
 
 __all__ = ["Filling"]
 
@@ -50,8 +50,7 @@ class Filling(Drawing):
         filled = self._fill(found, draws, steps=steps, seed=seed, batch_size=batch_size, progress=progress)
         if pool:
             filled = np.median(filled, 0, keepdims=True)
-        ends = np.cumsum([len(s) for s in found.series])[:-1]
-        out = [self._natural(found, np.split(copy, ends)) for copy in filled]
+        out = [self._natural(found, copy) for copy in filled]
         return out[0] if draws == 1 or pool else out
 
     def _fill(self, found: Collection, draws: int, missing: Tensor | None = None, **run: Any) -> np.ndarray:
@@ -99,11 +98,10 @@ class Filling(Drawing):
             parts.append(dataclasses.replace(s, stamps=union, values=values, features=features))
         wider = dataclasses.replace(found, series=tuple(parts))
         filled = self._fill(wider, draws, steps=steps, seed=seed)
-        ends = np.cumsum([len(s) for s in parts])[:-1]
         chosen = [s.stamps.get_indexer(new) for s in parts]
         out = []
         for copy in filled:
-            rows = [v[c] for v, c in zip(np.split(copy, ends), chosen)]
+            rows = [v[c] for v, c in zip(_apart(parts, copy), chosen)]
             out.append(rebuild(found.form, codec.channels, [s.name for s in parts], [new] * len(parts), rows))
         return out[0] if draws == 1 else out
 
@@ -115,7 +113,14 @@ class Filling(Drawing):
         codec.check(found)
         return dataclasses.replace(found, grid=codec.grid)
 
-    def _natural(self, found: Collection, values: Sequence[np.ndarray]) -> Any:
+    def _natural(self, found: Collection, values: np.ndarray) -> Any:
+        """Values ``(T, D)`` of all series one after the other, in the form in which they came."""
         codec, _ = self._fitted()
-        form: Form = found.form
-        return rebuild(form, codec.channels, [s.name for s in found.series], [s.stamps for s in found.series], values)
+        rows = _apart(found.series, values)
+        return rebuild(
+            found.form, codec.channels, [s.name for s in found.series], [s.stamps for s in found.series], rows
+        )
+
+
+def _apart(series: Sequence[Series], values: np.ndarray) -> list[np.ndarray]:
+    return np.split(values, np.cumsum([len(s) for s in series])[:-1])

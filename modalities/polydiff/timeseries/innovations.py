@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Innovations", "moments_of"]
+__all__ = ["Innovations", "Spectrum", "spectrum_of"]
 
 _MEMORY = 256  # patterns of told and open entries whose factors are kept
 
@@ -107,18 +107,32 @@ class Innovations:
         return found
 
 
-def moments_of(z: Tensor, valid: Tensor, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Mean ``(L · D,)`` and covariance of windows ``(N, L, D)`` from the entries that are there.
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Mean ``(L · D,)`` and covariance of windows, by its eigenvalues and eigenvectors.
 
-    Covariances of pairs come from the windows that have both; eigenvalues below a ten-thousandth of the mean variance, which
-    pairs can make negative, are raised to it, and the variances by a share ``ridge`` of their mean.
+    Attributes:
+        mean: Of every entry.
+        values: Eigenvalues; those that pairs of entries have made negative too.
+        vectors: Eigenvectors, in columns.
     """
+
+    mean: Tensor
+    values: Tensor
+    vectors: Tensor
+
+    def cov(self, ridge: float = 0.0) -> Tensor:
+        """The covariance: eigenvalues at least a ten-thousandth of the mean variance, all raised by ``ridge`` times it."""
+        typical = self.values.clamp_min(0).mean().clamp_min(1e-12)
+        lifted = self.values.clamp_min(1e-4 * float(typical)) + ridge * typical
+        return (self.vectors * lifted) @ self.vectors.T
+
+
+def spectrum_of(z: Tensor, valid: Tensor) -> Spectrum:
+    """Moments of windows ``(N, L, D)`` from the entries that are there: of each pair, from the windows that have both."""
     x, w = z.double().flatten(1), valid.flatten(1).double()
     n = w.sum(0).clamp_min(1)
     mean = (x * w).sum(0) / n
     gap = (x - mean) * w
     cov = (gap.T @ gap) / (w.T @ w).clamp_min(1)
-    values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
-    typical = values.clamp_min(0).mean().clamp_min(1e-12)
-    lifted = values.clamp_min(1e-4 * float(typical)) + ridge * typical
-    return mean, (vectors * lifted) @ vectors.T
+    return Spectrum(mean, *torch.linalg.eigh((cov + cov.T) / 2))

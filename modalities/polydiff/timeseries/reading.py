@@ -132,9 +132,7 @@ def _fallback(windows: Windows, x: Tensor, known: Tensor, which: Tensor) -> tupl
     loc, scale = windows.scaling.of(x, known, known)
     lost = ~known.any(1, keepdim=True)
     if windows.scaling.local and bool(lost.any()):
-        store = windows.store
-        parts = [store.values[f : f + n] for f, n in zip(store.first.tolist(), store.length.tolist())]
-        mean = torch.stack([p.nanmean(0).nan_to_num(0.0) for p in parts])[which][:, None]
-        spread = torch.stack([(p - p.nanmean(0)).square().nanmean(0).sqrt().nan_to_num(1.0) for p in parts])
-        loc, scale = torch.where(lost, mean, loc), torch.where(lost, spread[which][:, None].clamp_min(1e-12), scale)
+        mean, std = (v[which][:, None] for v in windows.store.levels())
+        loc = torch.where(lost, mean.nan_to_num(0.0), loc)
+        scale = torch.where(lost, std.nan_to_num(1.0).clamp_min(1e-12), scale)
     return loc, scale

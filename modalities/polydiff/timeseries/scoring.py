@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polydiff.core.data import Context, Rng
+from polydiff.core.data import Rng
 from polydiff.core.evaluation import nelbo
 from polydiff.core.schedules import uniform_times
 from polydiff.timeseries.drawing import Asked
 from polydiff.timeseries.filling import Filling
 from polydiff.timeseries.reading import covering
-from polydiff.timeseries.series import rebuild
 
 __all__ = ["Scoring"]
 
@@ -53,11 +52,7 @@ class Scoring(Filling):
             low, middle, high = np.quantile(made, [0.05, 0.5, 0.95], axis=0)
             spread = np.maximum((high - low) / (2 * _TAIL), 1e-9 * np.nanstd(truth, 0) + 1e-300)
             score = np.where(hidden.numpy(), np.abs(truth - middle) / spread, score)
-        ends = np.cumsum([len(s) for s in found.series])[:-1]
-        parts = np.split(score, ends)
-        return rebuild(
-            found.form, codec.channels, [s.name for s in found.series], [s.stamps for s in found.series], parts
-        )
+        return self._natural(found, score)
 
     def log_likelihood(
         self, data: Any, *, steps: int | None = None, seed: int = 0, batch_size: int = 256
@@ -102,13 +97,8 @@ class Scoring(Filling):
             volume += self.codec.base.log_det(asked.known, asked.open)
         z, out = z.float(), []
         for start in range(0, len(z), batch_size):
-            at = slice(start, min(start + batch_size, len(z)))
-            here = z[at].to(self.device)
-            known = asked.known[at].to(self.device) if model.sees_known else None
-            cond = {k: v[at].to(self.device) for k, v in asked.cond.items()}
-            ctx = Context(
-                cond=cond, valid=there[at].to(self.device), known=known, given=None if known is None else here
-            )
+            at = torch.arange(start, min(start + batch_size, len(z)))
+            ctx = self._context(asked, z, at, model.sees_known)
             with torch.no_grad():
-                out.append(nelbo(model, here, grid, ctx, rng=Rng(seed, range(at.start, at.stop))).cpu())
+                out.append(nelbo(model, z[at].to(self.device), grid, ctx, rng=Rng(seed, at.tolist())).cpu())
         return -torch.cat(out).double() - volume

@@ -11,11 +11,12 @@ from torch import Tensor
 from polydiff.core.data import Context, Rng
 from polydiff.core.training import Batch, Batches
 from polydiff.timeseries.data import Store
-from polydiff.timeseries.innovations import Innovations, moments_of
+from polydiff.timeseries.innovations import Innovations, Spectrum, spectrum_of
 
-__all__ = ["Scaling", "Windows", "examples_of", "linear_base", "places", "spread_out", "training_windows"]
+__all__ = ["Scaling", "Windows", "examples_of", "places", "spread_out", "training_windows", "window_spectrum"]
 
 _LIMIT = 12.0  # entries further from their context, in its standard deviations, are not learned from
+_ENTRIES = 256  # of a window, up to which its linear model costs less than a network
 _PATTERNS = 4  # of told entries under which the linear model sees a window
 
 Told = Callable[[Tensor, Rng], Tensor]
@@ -80,6 +81,11 @@ class Windows:
 
     def __init__(self, store: Store, length: int, scaling: Scaling, irregular: bool = False) -> None:
         self.store, self.length, self.scaling, self.irregular = store, length, scaling, irregular
+
+    @property
+    def small(self) -> bool:
+        """Whether a linear model of windows costs less than a network: few entries, on a grid."""
+        return self.length * self.store.values.shape[1] <= _ENTRIES and not self.irregular
 
     def cut(self, series: Tensor, start: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Values ``(B, L, D)`` with zeros where they are missing, where they are not, and conditions.
@@ -160,14 +166,13 @@ def spread_out(rows: Tensor, limit: int) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, min(len(rows), limit)).long()]
 
 
-def linear_base(
+def window_spectrum(
     windows: Windows,
     rows: Tensor | None = None,
     *,
     limit: int = 40_000,
     told: Told | None = None,
-    ridge: float = 1e-3,
-) -> Innovations:
+) -> Spectrum:
     """The Gaussian model of windows, fitted to an even selection of them, or of given places, scaled as in training.
 
     Scaled by their first steps alone, windows have mean 0 and variance 1 there exactly, and a model of that law fills a hole
@@ -179,7 +184,6 @@ def linear_base(
         limit: Windows at most.
         told: Which entries are told, as in training; nothing unless given. Heeded where windows are scaled by their mean: last
             values of other patterns are too far apart for one covariance.
-        ridge: Added to the variances, in mean variances.
     """
     rows = spread_out(places(windows, windows.length) if rows is None else rows, limit)
     known: Tensor | None = None
@@ -191,7 +195,7 @@ def linear_base(
     if told is not None:
         known = told(valid, Rng(0).child("base"))
     z, _, _ = windows.scaled(x, valid, known)
-    return Innovations(*moments_of(z, valid & (z.abs() <= _LIMIT), ridge))
+    return spectrum_of(z, valid & (z.abs() <= _LIMIT))
 
 
 def examples_of(windows: Windows, rows: Tensor, limit: int = 2048) -> tuple[Tensor, dict[str, Tensor]]:
