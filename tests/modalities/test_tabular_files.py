@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from polydiff.cli import Fit, Sample
+from polydiff.core.frames import write_frame
 from polydiff.tabular import commands
-from polydiff.tabular.files import read_table, with_dates, write_table
+from polydiff.tabular.files import read_table, with_dates
 
 PYARROW = importlib.util.find_spec("pyarrow") is not None
 
@@ -30,7 +31,7 @@ def days(n=60):
 def test_dates_of_a_csv_come_back_as_dates(tmp_path):
     df = days()
     df.loc[3, "moment"] = pd.NaT
-    write_table(df, tmp_path / "deep" / "a.csv")
+    write_frame(df, tmp_path / "deep" / "a.csv")
     back = read_table(tmp_path / "deep" / "a.csv")
     assert list(back.columns) == list(df.columns)
     for name in ("day", "moment"):
@@ -90,7 +91,7 @@ def test_a_csv_with_dates_is_learned_and_sampled(tmp_path):
 
 @pytest.mark.skipif(not PYARROW, reason="pyarrow is not installed: there is nothing that reads parquet")
 def test_parquet_comes_back_as_it_was(tmp_path):
-    write_table(days(), tmp_path / "a.parquet")
+    write_frame(days(), tmp_path / "a.parquet")
     pd.testing.assert_frame_equal(read_table(tmp_path / "a.parquet"), days())
 
 
@@ -103,7 +104,7 @@ def test_parquet_without_pyarrow_is_refused_in_one_sentence(tmp_path, monkeypatc
         monkeypatch.setattr(pd.DataFrame, "to_parquet", absent)
     path = tmp_path / "a.parquet"
     with pytest.raises(ValueError, match=r"out=.*a\.parquet: parquet needs pyarrow; \.csv needs nothing"):
-        write_table(days(), path)
+        write_frame(days(), path)
     path.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"data=.*a\.parquet': parquet needs pyarrow; \.csv needs nothing"):
         commands.fit(Fit("tabular", str(path), tmp_path / "m", recipe="small", steps=2))
@@ -111,4 +112,4 @@ def test_parquet_without_pyarrow_is_refused_in_one_sentence(tmp_path, monkeypatc
 
 def test_another_ending_is_refused():
     with pytest.raises(ValueError, match=r"out=a\.txt: need a name ending in \.csv or \.parquet"):
-        write_table(days(), Path("a.txt"))
+        write_frame(days(), Path("a.txt"))

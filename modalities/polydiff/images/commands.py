@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from polydiff.core.notes import read_note, write_note
 from polydiff.core.report import Number, Picture, Section
 from polydiff.images import recipes
 from polydiff.images.data import grid
@@ -64,7 +64,7 @@ def fit(command: Fit) -> None:
         "seed": command.seed,
         "records": generator.history.records if generator.history else [],
     }
-    (folder.parent / f"{folder.name}.training.json").write_text(json.dumps(note, indent=1))
+    write_note(folder, note)
     print(f"saved {folder}")
 
 
@@ -99,11 +99,8 @@ def sample(command: Sample) -> None:
 def evaluate(command: Evaluate) -> None:
     """``polydiff evaluate`` of images."""
     generator = ImageGenerator.load(command.model)
-    note = command.model.absolute().parent / f"{command.model.absolute().name}.training.json"
-    trained_on, seed = None, 0
-    if note.is_file():
-        found = json.loads(note.read_text())
-        trained_on, seed = found.get("data"), int(found.get("seed", 0))
+    found = read_note(command.model)
+    trained_on, seed = found.get("data"), int(found.get("seed", 0))
     data = command.data or trained_on
     if data is None:
         raise ValueError(f"{command.model} does not say what it was trained on: pass --data")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import torch
 
 from polydiff.core.data import Context, Rng
 from polydiff.core.guidance import ClassifierFree
+from polydiff.core.pictures import svg
 from polydiff.core.sampling import Ancestral, trajectory
 from polydiff.core.schedules import uniform_times
 from polydiff.images.data import grid
@@ -65,7 +65,4 @@ def training_curve(history: History) -> bytes:
     axes.set(xlabel="training step", ylabel="weighted squared error", yscale="log")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return buffer.getvalue()
+    return svg(figure)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from polydiff.core.frames import ENDINGS, write_frame
+from polydiff.core.notes import read_note, write_note
 from polydiff.tabular import recipes
 from polydiff.tabular.columns import Column
 from polydiff.tabular.demo import demo
-from polydiff.tabular.files import ENDINGS, read_table, write_table
+from polydiff.tabular.files import read_table
 from polydiff.tabular.generator import TabularGenerator
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def fit(command: Fit) -> None:
     generator = TabularGenerator(config, seed=command.seed)
     generator.fit(rows.train, steps=command.steps, seconds=command.seconds)
     folder = generator.save(command.out)
-    note = {"data": command.data, "seed": command.seed}
-    (folder.parent / f"{folder.name}.training.json").write_text(json.dumps(note, indent=1))
+    write_note(folder, {"data": command.data, "seed": command.seed})
     print(f"saved {folder}: {len(rows.train)} rows learned, {len(rows.holdout)} held out")
 
 
@@ -89,15 +89,14 @@ def sample(command: Sample) -> None:
         steps=command.steps,
         seed=command.seed,
     )
-    write_table(made, command.out)
+    write_frame(made, command.out)
     print(f"wrote {command.n} rows to {command.out}")
 
 
 def evaluate(command: Evaluate) -> None:
     """``polydiff evaluate`` of tables: against the rows held out, or those of another file."""
     generator = TabularGenerator.load(command.model)
-    note = command.model.absolute().parent / f"{command.model.absolute().name}.training.json"
-    found = json.loads(note.read_text()) if note.is_file() else {}
+    found = read_note(command.model)
     data = found.get("data") or command.data
     if data is None:
         raise ValueError(f"{command.model} does not say what it was trained on: pass --data")

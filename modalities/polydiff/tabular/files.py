@@ -6,42 +6,21 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["ENDINGS", "read_table", "with_dates", "write_table"]
+from polydiff.core.frames import read_frame
 
-ENDINGS = (".csv", ".parquet")
+__all__ = ["read_table", "with_dates"]
+
 _ISO = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?\s*(Z|[+-]\d{2}:?\d{2})?)?"
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The table of a file that exists and ends in one of ``ENDINGS``.
+    """The table of a file that exists and ends in .csv or .parquet.
 
     Raises:
         ValueError: For parquet without pyarrow.
     """
-    if path.suffix.lower() == ".csv":
-        return with_dates(pd.read_csv(path))
-    try:
-        return pd.read_parquet(path)
-    except ImportError:
-        raise ValueError(f"data={str(path)!r}: parquet needs pyarrow; .csv needs nothing") from None
-
-
-def write_table(df: pd.DataFrame, path: Path) -> None:
-    """Write a table, without its row index, making folders as needed.
-
-    Raises:
-        ValueError: For parquet without pyarrow, and for another ending.
-    """
-    if path.suffix.lower() not in ENDINGS:
-        raise ValueError(f"out={path}: need a name ending in .csv or .parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".csv":
-        df.to_csv(path, index=False)
-        return
-    try:
-        df.to_parquet(path, index=False)
-    except ImportError:
-        raise ValueError(f"out={path}: parquet needs pyarrow; .csv needs nothing") from None
+    frame: pd.DataFrame = read_frame(path)
+    return with_dates(frame) if path.suffix.lower() == ".csv" else frame
 
 
 def with_dates(df: pd.DataFrame) -> pd.DataFrame:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from polydiff.core.pictures import subplots, svg
 from polydiff.tabular.coder import Coder
 
 __all__ = ["associations", "heatmaps", "imputed", "marginals", "scatter"]
@@ -29,7 +29,7 @@ def marginals(real: pd.DataFrame, made: pd.DataFrame, *, columns: int = 4) -> by
     names = list(real.columns)
     coder = Coder.of(real, made)
     rows = -(-len(names) // columns)
-    figure, panels = _figure(rows, columns, (2.55 * columns, 1.95 * rows))
+    figure, panels = subplots(rows, columns, (2.55 * columns, 1.95 * rows))
     for axes, name in zip(panels.flat, names):
         if name in coder.categorical:
             _bars(axes, real[name], made[name])
@@ -43,14 +43,14 @@ def marginals(real: pd.DataFrame, made: pd.DataFrame, *, columns: int = 4) -> by
         axes.axis("off")
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=10)
-    return _svg(figure)
+    return svg(figure)
 
 
 def heatmaps(real: pd.DataFrame, made: pd.DataFrame) -> bytes:
     """How strongly every pair of columns hangs together, real beside generated, as SVG."""
     tables = [associations(f) for f in (real, made)]
     names, n = [str(c) for c in real.columns], len(real.columns)
-    figure, panels = _figure(1, 2, (10.2, 4.6))
+    figure, panels = subplots(1, 2, (10.2, 4.6))
     for axes, table, title in zip(panels.flat, tables, ("real", "generated")):
         image = axes.imshow(table, vmin=-1, vmax=1, cmap="RdBu")
         axes.set_xticks(range(n), names, rotation=45, ha="right", fontsize=9)
@@ -70,7 +70,7 @@ def heatmaps(real: pd.DataFrame, made: pd.DataFrame) -> bytes:
                 color=colour,
             )
     figure.colorbar(image, ax=panels, shrink=0.8, aspect=24).outline.set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def scatter(
@@ -86,7 +86,7 @@ def scatter(
         hue: Column of the colour.
         labels: Of both axes; the names of the columns unless given.
     """
-    figure, panels = _figure(1, 2, (10.2, 4.4), sharex=True, sharey=True)
+    figure, panels = subplots(1, 2, (10.2, 4.4), sharex=True, sharey=True)
     levels = list(Coder.of(real[[hue]], categorical=[hue]).levels[0])[: len(_COLOURS)]
     for axes, frame, title in zip(panels.flat, (real, made), ("real", "generated")):
         for level, colour in zip(levels, _COLOURS):
@@ -97,7 +97,7 @@ def scatter(
     panels.flat[0].set_ylabel(labels[1] if labels else str(y))
     handles, names = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False, markerscale=2)
-    return _svg(figure)
+    return svg(figure)
 
 
 def imputed(truth: np.ndarray, draws: np.ndarray, *, label: str, level: float = 0.9) -> bytes:
@@ -112,7 +112,7 @@ def imputed(truth: np.ndarray, draws: np.ndarray, *, label: str, level: float = 
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
     middle = np.median(draws, 0)
     inside = (truth >= low) & (truth <= high)
-    figure, panels = _figure(1, 1, (5.0, 4.4))
+    figure, panels = subplots(1, 1, (5.0, 4.4))
     axes = panels.flat[0]
     for some, colour, name in ((inside, _MADE, "truth inside"), (~inside, _OFF, "truth outside")):
         axes.vlines(truth[some], low[some], high[some], color=colour, alpha=0.35, linewidth=1.4)
@@ -121,7 +121,7 @@ def imputed(truth: np.ndarray, draws: np.ndarray, *, label: str, level: float = 
     axes.plot(ends, ends, color="#868e96", linewidth=0.9, zorder=0)
     axes.set(xlabel=f"true {label}", ylabel=f"drawn {label}: median and {level:.0%} interval")
     axes.legend(frameon=False, fontsize=9)
-    return _svg(figure)
+    return svg(figure)
 
 
 def associations(frame: pd.DataFrame) -> pd.DataFrame:
@@ -177,25 +177,3 @@ def _bars(axes: Any, real: pd.Series, made: pd.Series) -> None:
     outline = {"facecolor": "none", "edgecolor": _MADE, "linewidth": 1.6}
     axes.bar(at, [shares[1].get(v, 0.0) for v in levels], 0.7, label="generated", **outline)
     axes.set_xticks(at, [str(v)[:12] for v in levels], fontsize=8, rotation=0 if len(levels) < 5 else 40)
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float], **shared: bool) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **shared)
-    for axes in panels.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    return figure, panels
-
-
-def _svg(figure: Any) -> bytes:
-    import matplotlib.pyplot as plt
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return buffer.getvalue()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from polydiff.core.notes import read_note, write_note
 from polydiff.core.report import Number, Passage, Picture, Section
 from polydiff.core.sampling import Chain, Confident
 from polydiff.core.schedules import uniform_times
@@ -61,8 +61,7 @@ def fit(command: Fit) -> None:
     generator = TextGenerator(config, seed=command.seed)
     generator.fit(train, labels, steps=command.steps, seconds=command.seconds)
     folder = generator.save(command.out)
-    note = {"data": command.data, "seed": command.seed}
-    (folder.parent / f"{folder.name}.training.json").write_text(json.dumps(note, indent=1))
+    write_note(folder, {"data": command.data, "seed": command.seed})
     print(f"saved {folder}")
 
 
@@ -88,8 +87,7 @@ def sample(command: Sample) -> None:
 def evaluate(command: Evaluate) -> None:
     """``polydiff evaluate`` of texts."""
     generator = TextGenerator.load(command.model)
-    note = command.model.absolute().parent / f"{command.model.absolute().name}.training.json"
-    found = json.loads(note.read_text()) if note.is_file() else {}
+    found = read_note(command.model)
     data = command.data or found.get("data")
     if data is None:
         raise ValueError(f"{command.model} does not say what it was trained on: pass --data")

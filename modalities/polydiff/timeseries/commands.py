@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from polydiff.core.frames import ENDINGS, read_frame, write_frame
+from polydiff.core.notes import read_note, write_note
 from polydiff.timeseries import recipes
 from polydiff.timeseries.demo import demo
 from polydiff.timeseries.forms import collect
@@ -29,7 +30,6 @@ __all__ = ["Loaded", "demo", "evaluate", "fit", "load", "read_series", "sample"]
 _EMBEDDED = ("co2", "sunspots", "elnino", "macrodata")
 _FOLDER = ("exchange_rate", "etth1", "m4_hourly", "electricity_weekly", "beijing_pm25", "melbourne")
 _RECIPES = ("mixed", "forecasting", "imputing", "synthesis", "unconditional")
-_ENDINGS = (".csv", ".parquet")
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _DATE = r"\d{4}-\d{2}-\d{2}.*"
 
@@ -81,7 +81,7 @@ def load(data: str) -> Loaded:
         one = sets.embedded(data) if data in _EMBEDDED else getattr(sets, data)()  # type: ignore[arg-type]
         return Loaded(collect(one.frame, freq=one.freq), one.horizon, one.season)
     path = Path(data)
-    if path.suffix.lower() not in _ENDINGS or not path.is_file():
+    if path.suffix.lower() not in ENDINGS or not path.is_file():
         names = ", ".join((*_EMBEDDED, *_FOLDER))
         raise ValueError(f"data={data!r}: need one of {names}, or a .csv or .parquet file")
     found = collect(read_series(path))
@@ -94,13 +94,7 @@ def read_series(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: For parquet without pyarrow.
     """
-    if path.suffix.lower() == ".csv":
-        frame = pd.read_csv(path)
-    else:
-        try:
-            frame = pd.read_parquet(path)
-        except ImportError:
-            raise ValueError(f"data={str(path)!r}: parquet needs pyarrow; .csv needs nothing") from None
+    frame: pd.DataFrame = read_frame(path)
     if "ds" in frame.columns or isinstance(frame.index, pd.DatetimeIndex):
         return frame
     for name in frame.columns:
@@ -124,7 +118,7 @@ def fit(command: Fit) -> None:
     generator = TimeSeriesGenerator(config, seed=command.seed)
     generator.fit(train, steps=command.steps, seconds=command.seconds)
     folder = generator.save(command.out)
-    _note(folder).write_text(json.dumps({"data": command.data, "seed": command.seed}, indent=1))
+    write_note(folder, {"data": command.data, "seed": command.seed})
     steps = sum(map(len, train.series))
     print(
         f"saved {folder}: {len(train.series)} series with {steps:,} steps learned, windows of {config.context} + "
@@ -138,7 +132,7 @@ def sample(command: Sample) -> None:
     Quantiles of what follows the data of training, or the series of ``--prompt``; from a model that is told nothing, without
     a prompt, new series.
     """
-    if command.out.suffix.lower() not in _ENDINGS:
+    if command.out.suffix.lower() not in ENDINGS:
         raise ValueError(f"out={command.out}: need a name ending in .csv or .parquet")
     for name in ("label", "guidance"):
         if getattr(command, name) is not None:
@@ -146,17 +140,17 @@ def sample(command: Sample) -> None:
     generator = TimeSeriesGenerator.load(command.model)
     if command.prompt is None and not generator.config.told:
         made = generator.sample(command.n, steps=command.steps, seed=command.seed)
-        _write(_as_frame(generator, made), command.out)
+        write_frame(_as_frame(generator, made), command.out)
         print(f"wrote {command.n} new series of {made.shape[1]} steps to {command.out}")
         return
-    data = command.prompt or _note_of(command.model).get("data")
+    data = command.prompt or read_note(command.model).get("data")
     if data is None:
         raise ValueError(
             f"{command.model} does not say what it was trained on: pass --prompt with the series to continue"
         )
     loaded = load(data)
     ahead = generator.forecast(loaded.found, loaded.horizon, command.n, steps=command.steps, seed=command.seed)
-    _write(ahead.to_frame(_LEVELS), command.out)
+    write_frame(ahead.to_frame(_LEVELS), command.out)
     print(
         f"wrote quantiles of {command.n} draws of the {loaded.horizon} steps after {len(ahead)} series to {command.out}"
     )
@@ -167,7 +161,7 @@ def evaluate(command: Evaluate) -> None:
     if command.guidance is not None:
         raise ValueError(f"guidance={command.guidance!r}: series have none")
     generator = TimeSeriesGenerator.load(command.model)
-    data = command.data or _note_of(command.model).get("data")
+    data = command.data or read_note(command.model).get("data")
     if data is None:
         raise ValueError(f"{command.model} does not say what it was trained on: pass --data")
     loaded = load(data)
@@ -196,23 +190,3 @@ def _as_frame(generator: TimeSeriesGenerator, made: np.ndarray) -> pd.DataFrame:
     n, length = made.shape[:2]
     rows = {"unique_id": np.repeat(np.arange(n), length), "ds": np.tile(np.arange(length), n)}
     return pd.DataFrame(rows | {name: made[..., d].ravel() for d, name in enumerate(codec.channels)})
-
-
-def _write(frame: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".csv":
-        frame.to_csv(path, index=False)
-        return
-    try:
-        frame.to_parquet(path, index=False)
-    except ImportError:
-        raise ValueError(f"out={path}: parquet needs pyarrow; .csv needs nothing") from None
-
-
-def _note(folder: Path) -> Path:
-    return folder.absolute().parent / f"{folder.absolute().name}.training.json"
-
-
-def _note_of(folder: Path) -> dict[str, Any]:
-    path = _note(folder)
-    return dict(json.loads(path.read_text())) if path.is_file() else {}

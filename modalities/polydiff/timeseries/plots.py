@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from polydiff.core.pictures import subplots, svg
 from polydiff.timeseries.forecast import SeriesForecast
 
 __all__ = ["anomalies", "calibration", "fans", "filled", "gallery", "observed_shares"]
@@ -26,7 +26,7 @@ def fans(truth: pd.Series, forecasts: Sequence[SeriesForecast], *, label: str) -
         forecasts: Of one channel, one behind the other.
         label: Of the vertical axis.
     """
-    figure, panels = _figure(2, 1, (10.2, 5.6), sharex=True, gridspec_kw={"height_ratios": (3, 2)})
+    figure, panels = subplots(2, 1, (10.2, 5.6), sharex=True, gridspec_kw={"height_ratios": (3, 2)})
     top, below = panels.flat
     for k, f in enumerate(forecasts):
         at, middle = f.index.to_numpy(), f.median
@@ -41,7 +41,7 @@ def fans(truth: pd.Series, forecasts: Sequence[SeriesForecast], *, label: str) -
     top.set_ylabel(label)
     below.set_ylabel("minus the median")
     top.legend(frameon=False, fontsize=9, loc="upper left", ncols=5)
-    return _svg(figure)
+    return svg(figure)
 
 
 def filled(panels: Sequence[tuple[str, pd.Series, pd.DataFrame, pd.Series | None]], *, label: str) -> bytes:
@@ -51,7 +51,7 @@ def filled(panels: Sequence[tuple[str, pd.Series, pd.DataFrame, pd.Series | None
         panels: Of each its title, the series with NaN for its holes, draws (one a column, by stamp), and the truth.
         label: Of the vertical axis.
     """
-    figure, grid = _figure(1, len(panels), (10.2, 3.4))
+    figure, grid = subplots(1, len(panels), (10.2, 3.4))
     for k, (axes, (title, given, draws, truth)) in enumerate(zip(grid.flat, panels)):
         hole = given.isna().reindex(draws.index).to_numpy()
         rows = np.where(hole[:, None], draws.to_numpy(), np.nan).T
@@ -75,7 +75,7 @@ def filled(panels: Sequence[tuple[str, pd.Series, pd.DataFrame, pd.Series | None
         _few_dates(axes)
     grid.flat[0].set_ylabel(label)
     figure.legend(*_handles(grid), loc="outside upper right", ncols=4, frameon=False, fontsize=9)
-    return _svg(figure)
+    return svg(figure)
 
 
 def gallery(real: np.ndarray, made: np.ndarray, *, step: float, unit: str) -> bytes:
@@ -88,7 +88,7 @@ def gallery(real: np.ndarray, made: np.ndarray, *, step: float, unit: str) -> by
         unit: Of the horizontal axis.
     """
     n = len(real)
-    figure, panels = _figure(2, n, (10.2, 3.6), sharex=True, sharey=True)
+    figure, panels = subplots(2, n, (10.2, 3.6), sharex=True, sharey=True)
     for row, (title, sets, colour) in enumerate((("real", real, _INK), ("generated", made, _MADE))):
         for axes, y in zip(panels[row], sets):
             axes.plot(step * np.arange(len(y)), y - np.nanmean(y), color=colour, linewidth=1.2)
@@ -96,7 +96,7 @@ def gallery(real: np.ndarray, made: np.ndarray, *, step: float, unit: str) -> by
         panels[row, 0].set_title(title, fontsize=11, loc="left", color=colour)
     for axes in panels[1]:
         axes.set_xlabel(unit, fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def calibration(draws: Mapping[str, np.ndarray], truth: np.ndarray) -> bytes:
@@ -107,7 +107,7 @@ def calibration(draws: Mapping[str, np.ndarray], truth: np.ndarray) -> bytes:
         truth: Values (…), NaN where not counted.
     """
     levels = np.linspace(0.05, 0.95, 19)
-    figure, panels = _figure(1, 1, (5.0, 4.4))
+    figure, panels = subplots(1, 1, (5.0, 4.4))
     axes = panels.flat[0]
     axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.9)
     for k, (name, some) in enumerate(draws.items()):
@@ -115,7 +115,7 @@ def calibration(draws: Mapping[str, np.ndarray], truth: np.ndarray) -> bytes:
         axes.plot(levels, observed_shares(some, truth, levels), color=_COLOURS[k], linewidth=width, label=name)
     axes.set(xlabel="promised share", ylabel="share of what came inside", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, fontsize=9, loc="upper left")
-    return _svg(figure)
+    return svg(figure)
 
 
 def anomalies(values: pd.Series, scores: pd.Series, spoiled: Sequence[Any], *, label: str) -> bytes:
@@ -127,7 +127,7 @@ def anomalies(values: pd.Series, scores: pd.Series, spoiled: Sequence[Any], *, l
         spoiled: Stamps that were tampered with.
         label: Of the upper axis.
     """
-    figure, panels = _figure(2, 1, (5.0, 4.4), sharex=True)
+    figure, panels = subplots(2, 1, (5.0, 4.4), sharex=True)
     top, below = panels.flat
     at = values.index.to_numpy()
     bad = values.index.isin(list(spoiled))
@@ -137,7 +137,7 @@ def anomalies(values: pd.Series, scores: pd.Series, spoiled: Sequence[Any], *, l
     top.set_ylabel(label)
     below.set(ylabel="strangeness", ylim=(0, None))
     _few_dates(below)
-    return _svg(figure)
+    return svg(figure)
 
 
 def observed_shares(draws: np.ndarray, truth: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -181,25 +181,3 @@ def _few_dates(axes: Any) -> None:
     locator = dates.AutoDateLocator(minticks=3, maxticks=6)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float], **more: Any) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **more)
-    for axes in panels.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    return figure, panels
-
-
-def _svg(figure: Any) -> bytes:
-    import matplotlib.pyplot as plt
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return buffer.getvalue()
